@@ -1,0 +1,174 @@
+"""One attempt: a call sent to the pod that its lease is on, and its answer passed on or collected.
+
+An attempt ends with an `Attempt`, whatever happened: how it ended, what the client has seen of it, what was used. Whether there
+is another one is the exchange's decision. What the attempt may leave running at its pod is told to `closing`, so that the budget
+holds there, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import count
+
+from backends.closing import Closing
+from backends.engines.engine import UpstreamRequest
+from backends.fleet import Fleet
+from backends.outcome import Ending, Outcome
+from backends.wire.connection import Head, Transfer
+from backends.wire.pool import Pool
+from gateway.leaving import Leaving
+from gateway.stream.relay import Relay
+from gateway.stream.sink import Headers, Sink
+from gateway.stream.usage import usage_of
+from gateway.stream.whole import Assembled, WholeBody
+from tenancy.call import Call, Kind, Usage
+from tenancy.ledger import Lease
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of a call on one pod.
+
+    `status`, `content_type` and `body` are a whole answer (or the pod's error) to be given to the client; `has_emitted` says that
+    the client has seen events of this attempt. `pieces` counts the events that came, `first_at` is when the first did.
+    """
+
+    pod: str
+    outcome: Outcome
+    status: int = 0
+    content_type: bytes = b"application/json"
+    body: bytes = b""
+    has_emitted: bool = False
+    has_ended: bool = False
+    usage: Usage | None = None
+    pieces: int = 0
+    first_at: float | None = None
+
+
+class Attempts:
+    """Makes attempts on the pods of `fleet` through one `Pool` each; `connect_pool` makes the pool of a pod's URL."""
+
+    def __init__(
+        self, fleet: Fleet, closing: Closing[Lease], loop: asyncio.AbstractEventLoop, connect_pool: Callable[[str], Pool]
+    ) -> None:
+        self._fleet = fleet
+        self._closing = closing
+        self._loop = loop
+        self._connect_pool = connect_pool
+        self._pools: dict[str, tuple[str, Pool]] = {}
+        self._open: dict[str, dict[int, Transfer]] = {}
+        self._numbers = count(1)
+
+    async def make(
+        self, call: Call, lease: Lease, sink: Sink, leaving: Leaving, head: Callable[[str], Headers]
+    ) -> Attempt:
+        """Try `call` on the pod of `lease`; the head that the client gets, if it comes to that, is asked of `head`."""
+        pod = self._fleet.pods[lease.pod]
+        if pod.url is None or pod.engine is None:
+            return Attempt(lease.pod, Outcome(Ending.REFUSED, detail="the pod has no address yet"))
+        request = pod.engine.request(call, pod.pod, lease.output_tokens)
+        number = next(self._numbers)
+        transfer = self._pool(lease.pod, pod.url).send(request, frames=call.streamed and sink.is_framed)
+        open_here = self._open.setdefault(lease.pod, {})
+        open_here[number] = transfer
+        self._closing.sent(lease.pod, number, self._loop.time())
+        leaving.undo_with(transfer.abort)
+        try:
+            return await self._answer(call, request, lease, transfer, sink, head, number)
+        finally:
+            leaving.undo_with(None)
+            sink.follow(None)
+            del open_here[number]
+            self._closing.ended(lease.pod, number)
+
+    async def _answer(
+        self, call: Call, request: UpstreamRequest, lease: Lease, transfer: Transfer, sink: Sink, head: Callable[[str], Headers], number: int
+    ) -> Attempt:
+        opened = await transfer.opened
+        if isinstance(opened, Outcome):
+            return Attempt(lease.pod, opened)
+        self._closing.first_byte(lease.pod, number)
+        first_at = self._loop.time()
+        if not opened.is_stream or not 200 <= opened.status < 300:
+            attempt = await self._collect(lease.pod, opened, transfer)
+        elif call.streamed:
+            attempt = await self._relay(call, lease, opened, transfer, sink, head)
+        else:
+            attempt = await self._assemble(call.kind, lease.pod, opened, transfer)
+        attempt.first_at = first_at
+        return attempt
+
+    async def _relay(
+        self, call: Call, lease: Lease, opened: Head, transfer: Transfer, sink: Sink, head: Callable[[str], Headers]
+    ) -> Attempt:
+        headers = head(lease.pod)
+        if not sink.is_started:
+            await sink.start(200, headers)
+        relay = Relay(sink, shows_usage=call.wants_usage, stop=transfer.abort)
+        sink.follow(transfer)
+        outcome = await transfer.attach(relay)
+        if relay.overflow:
+            outcome = Outcome(Ending.MALFORMED, opened.status, relay.overflow)
+        elif outcome.ending is Ending.COMPLETE and relay.error:
+            outcome = Outcome(Ending.ERROR_EVENT, opened.status, relay.error)
+        elif outcome.ending is Ending.COMPLETE and not relay.has_finished:
+            outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
+        return Attempt(
+            lease.pod, outcome, opened.status, has_emitted=True, has_ended=bool(relay.error), usage=relay.usage, pieces=relay.pieces
+        )
+
+    async def _assemble(self, kind: Kind, pod: str, opened: Head, transfer: Transfer) -> Attempt:
+        answer = Assembled(kind, stop=transfer.abort)
+        outcome = await transfer.attach(answer)
+        if answer.overflow:
+            outcome = Outcome(Ending.MALFORMED, opened.status, answer.overflow)
+        elif outcome.ending is Ending.COMPLETE and answer.error:
+            outcome = Outcome(Ending.ERROR_EVENT, opened.status, answer.error)
+        elif outcome.ending is Ending.COMPLETE and not answer.has_finished:
+            outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
+        body = answer.body if outcome.is_good else b""
+        return Attempt(pod, outcome, opened.status, body=body, usage=answer.usage, pieces=answer.pieces)
+
+    async def _collect(self, pod: str, opened: Head, transfer: Transfer) -> Attempt:
+        answer = WholeBody(stop=transfer.abort)
+        outcome = await transfer.attach(answer)
+        if answer.overflow:
+            outcome = Outcome(Ending.MALFORMED, opened.status, answer.overflow)
+        elif outcome.ending is Ending.COMPLETE:
+            outcome = Outcome(Ending.COMPLETE, opened.status, retry_after_seconds=_retry_after(opened))
+        usage, _ = usage_of(answer.body)
+        content_type = opened.get(b"content-type") or b"application/json"
+        return Attempt(pod, outcome, opened.status, content_type, answer.body, usage=usage)
+
+    def _pool(self, name: str, url: str) -> Pool:
+        known = self._pools.get(name)
+        if known is not None and known[0] == url:
+            return known[1]
+        if known is not None:
+            known[1].close()  # the pod came back at another address
+        pool = self._connect_pool(url)
+        self._pools[name] = (url, pool)
+        return pool
+
+    def cut(self, pod: str, outcome: Outcome) -> None:
+        """End every attempt on `pod` at once, without waiting for its sockets."""
+        for transfer in list(self._open.get(pod, {}).values()):
+            transfer.abort(outcome)
+
+    @property
+    def open_on(self) -> Mapping[str, int]:
+        """How many attempts are open, by pod."""
+        return {pod: len(transfers) for pod, transfers in self._open.items() if transfers}
+
+    def close(self) -> None:
+        """Close every idle connection; for the end of the gateway."""
+        for _, pool in self._pools.values():
+            pool.close()
+
+
+def _retry_after(head: Head) -> float | None:
+    """The pod's Retry-After in seconds, where it is a number; a date is not worth a parser here."""
+    value = head.get(b"retry-after")
+    return float(value) if value is not None and value.isdigit() else None

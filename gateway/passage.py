@@ -1,0 +1,131 @@
+"""One call under way: what the exchange, the pulse and a deadline have to know of it between two steps.
+
+It owns the answer's head (which headers are true by now), the heartbeats while nothing comes, and the notes for the record.
+"""
+
+from __future__ import annotations
+
+from gateway.attempts import Attempt
+from gateway.leaving import Leaving
+from gateway.record import Record
+from gateway.stream.sink import Headers, Sink
+from gateway.stream.sse import HEARTBEAT
+from tenancy.admission import RateState
+from tenancy.call import Call
+
+_STREAM_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx in front would hold events back
+)
+
+
+class Passage:
+    """The way of one call; `beat` is the pulse's, `expire` the deadline's, the rest is the exchange's."""
+
+    __slots__ = (
+        "_beat_pieces",
+        "_head_after_seconds",
+        "_heartbeat_seconds",
+        "_quiet_since",
+        "call",
+        "is_flowing",
+        "is_late",
+        "leaving",
+        "rates",
+        "record",
+        "sink",
+    )
+
+    def __init__(
+        self,
+        call: Call,
+        sink: Sink,
+        leaving: Leaving,
+        record: Record,
+        *,
+        heartbeat_seconds: float,
+        head_after_seconds: float,
+    ) -> None:
+        self.call = call
+        self.sink = sink
+        self.leaving = leaving
+        self.record = record
+        self.rates: RateState | None = None
+        self.is_late = False
+        self.is_flowing = False
+        self._heartbeat_seconds = heartbeat_seconds
+        self._head_after_seconds = head_after_seconds
+        self._quiet_since = call.arrived_at
+        self._beat_pieces = 0
+
+    def beat(self, now: float) -> None:
+        """Send the head early if the stream has waited long for it, and a heartbeat where it was quiet for long."""
+        if self.leaving.has_left:
+            return
+        sink = self.sink
+        if not sink.is_started:
+            if now - self.call.arrived_at >= self._head_after_seconds and sink.start_now(200, self.early_head()):
+                sink.write_event(HEARTBEAT)
+                self._quiet_since = now
+        elif sink.writes != self._beat_pieces:
+            self._beat_pieces = sink.writes
+            self._quiet_since = now
+        elif now - self._quiet_since >= self._heartbeat_seconds:
+            sink.write_event(HEARTBEAT)
+            self._beat_pieces = sink.writes
+            self._quiet_since = now
+
+    def expire(self) -> None:
+        """The client's own deadline has come: what has not begun to arrive by now is of no use to it."""
+        if self.leaving.has_left or self.is_flowing:
+            return
+        self.is_late = True
+        self.leaving.leave()
+
+    def note(self, attempt: Attempt) -> None:
+        """Write an attempt into the record."""
+        record = self.record
+        record.pod = attempt.pod
+        record.attempts += 1
+        record.outcomes = (*record.outcomes, (attempt.pod, attempt.outcome.ending.value))
+        record.events = attempt.pieces
+        record.first_token_at = attempt.first_at
+        if not attempt.outcome.is_good:
+            record.detail = attempt.outcome.detail
+
+    def common(self) -> list[tuple[bytes, bytes]]:
+        """The headers that every answer carries, and what is known of the limits."""
+        headers = [(b"x-request-id", self.call.id.encode())]
+        rates = self.rates
+        if rates is not None and rates.limit_requests is not None:
+            headers += _rate(b"requests", rates.limit_requests, rates.remaining_requests, rates.reset_requests_seconds)
+        if rates is not None and rates.limit_tokens is not None:
+            headers += _rate(b"tokens", rates.limit_tokens, rates.remaining_tokens, rates.reset_tokens_seconds)
+        return headers
+
+    def early_head(self) -> Headers:
+        """The head of a stream of which nothing is known yet but that it goes on."""
+        return [*self.common(), *_STREAM_HEADERS]
+
+    def head(self, pod: str) -> list[tuple[bytes, bytes]]:
+        """The headers of an answer that comes from `pod`, but for its content's type."""
+        return [
+            *self.common(),
+            (b"x-penstock-pod", pod.encode()),
+            (b"x-penstock-attempts", b"%d" % (self.record.attempts + 1)),
+            (b"x-penstock-queue-ms", b"%d" % round(self.record.queued_seconds * 1000)),
+        ]
+
+    def stream_head(self, pod: str) -> Headers:
+        """The head of a stream that comes from `pod`, asked for when its first event is there."""
+        self.is_flowing = True
+        return [*self.head(pod), *_STREAM_HEADERS]
+
+
+def _rate(what: bytes, limit: int, remaining: int | None, reset_seconds: float | None) -> Headers:
+    return (
+        (b"x-ratelimit-limit-" + what, b"%d" % limit),
+        (b"x-ratelimit-remaining-" + what, b"%d" % (remaining or 0)),
+        (b"x-ratelimit-reset-" + what, b"%dms" % round((reset_seconds or 0.0) * 1000)),
+    )

@@ -1,0 +1,72 @@
+"""Server-sent events as bytes: where events end, what they carry, how the gateway's own are framed.
+
+Only whole events are ever written to a client, so that a heartbeat, an error or a later pod's events can follow at any
+moment. openai-python fails on a comment that is followed by a blank line, so a heartbeat is a comment with one newline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+HEARTBEAT = b": hb\n"
+DONE = b"data: [DONE]\n\n"
+LAST_CHUNK = b"0\r\n\r\n"
+
+_END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+
+
+def chunk(payload: bytes) -> bytes:
+    """`payload` as one chunk of HTTP's chunked coding; an empty payload makes no chunk at all."""
+    return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
+
+
+def unchunk(frames: bytes) -> bytes:
+    """The payload of whole chunks, as a wire passes them (no terminator, nothing half)."""
+    parts: list[bytes] = []
+    start = 0
+    while start < len(frames):
+        line_end = frames.index(b"\r\n", start)
+        size = int(frames[start:line_end].split(b";", 1)[0], 16)
+        start = line_end + 2
+        parts.append(frames[start : start + size])
+        start += size + 2
+    return b"".join(parts)
+
+
+def data_of(event: bytes) -> bytes | None:
+    """The event's data, its lines joined as the standard says, or `None` for a comment or an event without data."""
+    lines = [line for line in event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n") if line[:5] == b"data:"]
+    if not lines:
+        return None
+    return b"\n".join(line[6:] if line[5:6] == b" " else line[5:] for line in lines)
+
+
+class EventSplitter:
+    """Cuts a body that arrives in pieces of any size into whole events; what is not whole yet waits.
+
+    At most `limit_bytes` of an event wait; beyond that `feed` raises `ValueError`.
+    """
+
+    def __init__(self, limit_bytes: int = 8 * 1024 * 1024) -> None:
+        self._rest = b""
+        self._limit_bytes = limit_bytes
+
+    @property
+    def rest(self) -> bytes:
+        """The beginning of an event whose end has not come."""
+        return self._rest
+
+    def feed(self, payload: bytes) -> Iterator[bytes]:
+        """Take more of the body; yield each event that is whole now, its blank line included."""
+        body = self._rest + payload
+        # An end may have come in two pieces: look again at the last three bytes of what waited.
+        search_from = max(0, len(self._rest) - 3)
+        start = 0
+        for end in _END.finditer(body, search_from):
+            yield body[start : end.end()]
+            start = end.end()
+        self._rest = body[start:]
+        if len(self._rest) > self._limit_bytes:
+            raise ValueError(f"an event of more than {self._limit_bytes} bytes")
+

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from gateway.stream.whole import Assembled
+from tenancy.call import Kind, Usage
+
+
+def assembled(kind: Kind, *events: dict[str, Any], done: bool = True) -> Assembled:
+    whole = Assembled(kind, stop=lambda: None)
+    for event in events:
+        whole.payload(b"data: " + json.dumps(event).encode() + b"\n\n")
+    if done:
+        whole.payload(b"data: [DONE]\n\n")
+    return whole
+
+
+def chat(delta: dict[str, Any], finish: str | None = None, index: int = 0, **more: Any) -> dict[str, Any]:
+    choice = {"index": index, "delta": delta, "finish_reason": finish, **more}
+    return {"id": "c1", "object": "chat.completion.chunk", "created": 7, "model": "m", "choices": [choice]}
+
+
+def test_a_chat_answer_is_what_the_pod_would_have_given_whole() -> None:
+    whole = assembled(
+        Kind.CHAT,
+        chat({"role": "assistant", "content": None}),
+        chat({"content": "Hello"}),
+        chat({"content": " there"}),
+        chat({}, "stop"),
+        {"id": "c1", "created": 9, "model": "m", "choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 2}},
+    )
+    assert json.loads(whole.body) == {
+        "id": "c1",
+        "object": "chat.completion",
+        "created": 7,
+        "model": "m",
+        "choices": [{"index": 0, "message": {"role": "assistant", "content": "Hello there"}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+    }
+    assert whole.usage == Usage(3, 2)
+    assert whole.has_finished
+
+
+def test_tool_calls_are_joined_by_their_index() -> None:
+    def call(index: int, **function: str) -> dict[str, Any]:
+        return {"index": index, "function": function}
+
+    whole = assembled(
+        Kind.CHAT,
+        chat({"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}]}),
+        chat({"tool_calls": [call(0, arguments='{"x"')]}),
+        chat({"tool_calls": [call(0, arguments=":1}")]}),
+        chat({"tool_calls": [{"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}}]}),
+        chat({}, "tool_calls"),
+    )
+    assert json.loads(whole.body)["choices"][0]["message"]["tool_calls"] == [
+        {"id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x":1}'}},
+        {"id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}},
+    ]
+
+
+def test_several_choices_and_logprobs_stay_apart_and_in_order() -> None:
+    whole = assembled(
+        Kind.CHAT,
+        chat({"content": "b"}, index=1, logprobs={"content": [{"token": "b"}]}),
+        chat({"content": "a"}, index=0, logprobs={"content": [{"token": "a"}]}),
+        chat({"content": "B"}, "length", index=1, logprobs={"content": [{"token": "B"}]}),
+        chat({}, "stop", index=0),
+    )
+    first, second = json.loads(whole.body)["choices"]
+    assert (first["message"]["content"], first["finish_reason"]) == ("a", "stop")
+    assert (second["message"]["content"], second["finish_reason"]) == ("bB", "length")
+    assert [one["token"] for one in second["logprobs"]["content"]] == ["b", "B"]
+
+
+def test_a_completion_has_text() -> None:
+    piece = {"id": "c", "object": "text_completion", "created": 1, "model": "m"}
+    whole = assembled(
+        Kind.COMPLETION,
+        {**piece, "choices": [{"index": 0, "text": "one ", "finish_reason": None}]},
+        {**piece, "choices": [{"index": 0, "text": "two", "finish_reason": "length"}]},
+    )
+    answer = json.loads(whole.body)
+    assert answer["object"] == "text_completion"
+    assert answer["choices"] == [{"index": 0, "finish_reason": "length", "text": "one two"}]
+
+
+def test_a_stream_without_a_finish_is_not_finished() -> None:
+    assert not assembled(Kind.CHAT, chat({"content": "Hel"}), done=False).has_finished
+
+
+def test_an_error_event_is_known() -> None:
+    assert "broke" in assembled(Kind.CHAT, chat({"content": "Hel"}), {"error": {"message": "broke"}}, done=False).error
+
+
+def test_what_is_not_json_stops_the_attempt() -> None:
+    stopped: list[bool] = []
+    whole = Assembled(Kind.CHAT, stop=lambda: stopped.append(True))
+    whole.payload(b"data: {not json}\n\n")
+    assert stopped == [True]
+    assert "not JSON" in whole.overflow
