@@ -8,7 +8,7 @@ a client that has left goes straight back.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
 from gateway.leaving import Leaving
 from tenancy.admission import Admission, Admitted, Decided, Queued, Refused
@@ -35,17 +35,25 @@ class Admit:
 
     async def admit(self, call: Call, leaving: Leaving) -> Admitted | Refused | None:
         """A lease for `call`, at once or from the queue, or the refusal; `None` when the client left, with nothing held."""
-        answer = self.admission.admit(call, self._loop.time())
-        return await self._settled(answer, leaving)
+        answer = await self._answered(self.admission.admit(call, self._loop.time()), leaving)
+        if isinstance(answer, Admitted):
+            if not leaving.has_left and (self._confirm is None or await self._confirm(answer.lease)):
+                return answer
+            self.settle(answer.lease, NOT_USED)
+            return None
+        return answer
 
-    async def move(
+    def move(
         self, lease: Lease, not_on: frozenset[str], leaving: Leaving, *, let_go: bool
-    ) -> Admitted | Refused | None:
-        """The lease on another pod than those of `not_on`, at once or from the head of its lane; see `Admission.move`."""
-        answer = self.admission.move(lease, not_on, self._loop.time(), let_go=let_go)
-        return await self._settled(answer, leaving)
+    ) -> Coroutine[None, None, Admitted | Refused | None]:
+        """The lease on another pod than those of `not_on`, at once or from the head of its lane; see `Admission.move`.
 
-    async def _settled(self, answer: Admitted | Queued | Refused, leaving: Leaving) -> Admitted | Refused | None:
+        It has left its pod when this returns; what is awaited is its new one. `None` when the client left meanwhile.
+        Whatever the answer, the lease is still to be settled.
+        """
+        return self._answered(self.admission.move(lease, not_on, self._loop.time(), let_go=let_go), leaving)
+
+    async def _answered(self, answer: Admitted | Queued | Refused, leaving: Leaving) -> Admitted | Refused | None:
         self._wake(self.admission.caused())
         if isinstance(answer, Queued):
             ticket = answer.ticket
@@ -61,16 +69,8 @@ class Admit:
             leaving.undo_with(forget)
             decided = await waiter
             leaving.undo_with(None)
-        else:
-            decided = answer
-        if isinstance(decided, Admitted):
-            if self._confirm is not None and not leaving.has_left and not await self._confirm(decided.lease):
-                self.settle(decided.lease, NOT_USED)
-                return None
-            if leaving.has_left:
-                self.settle(decided.lease, NOT_USED)
-                return None
-        return decided
+            return decided
+        return answer
 
     def settle(self, lease: Lease, usage: Usage | None, *, let_go: bool = True) -> None:
         """Give the lease back, booking `usage`; with `let_go=False` bytes and slot stay charged until the pod lets go."""

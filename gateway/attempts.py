@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from itertools import count
 
 from backends.closing import Closing
-from backends.engines.engine import UpstreamRequest
 from backends.fleet import Fleet
 from backends.outcome import Ending, Outcome
-from backends.wire.connection import Head, Transfer
+from backends.wire.head import Head
 from backends.wire.pool import Pool
+from backends.wire.transfer import Transfer
 from gateway.leaving import Leaving
 from gateway.stream.relay import Relay
 from gateway.stream.sink import Headers, Sink
@@ -31,12 +31,14 @@ from tenancy.ledger import Lease
 class Attempt:
     """One try of a call on one pod.
 
-    `status`, `content_type` and `body` are a whole answer (or the pod's error) to be given to the client; `has_emitted` says that
+    `is_left_behind` says that the pod may go on with it although nobody listens. `status`, `content_type` and `body` are a whole answer (or the pod's error) to be given to the client; `has_emitted` says that
     the client has seen events of this attempt. `pieces` counts the events that came, `first_at` is when the first did.
     """
 
     pod: str
     outcome: Outcome
+    number: int = 0
+    is_left_behind: bool = False
     status: int = 0
     content_type: bytes = b"application/json"
     body: bytes = b""
@@ -48,15 +50,25 @@ class Attempt:
 
 
 class Attempts:
-    """Makes attempts on the pods of `fleet` through one `Pool` each; `connect_pool` makes the pool of a pod's URL."""
+    """Makes attempts on the pods of `fleet` through one `Pool` each.
+
+    `connect_pool` makes the pool of a pod's URL; `poke` has a pod asked at once how it is.
+    """
 
     def __init__(
-        self, fleet: Fleet, closing: Closing[Lease], loop: asyncio.AbstractEventLoop, connect_pool: Callable[[str], Pool]
+        self,
+        fleet: Fleet,
+        closing: Closing[Lease],
+        loop: asyncio.AbstractEventLoop,
+        *,
+        connect_pool: Callable[[str], Pool],
+        poke: Callable[[str], None],
     ) -> None:
         self._fleet = fleet
         self._closing = closing
         self._loop = loop
         self._connect_pool = connect_pool
+        self._poke = poke
         self._pools: dict[str, tuple[str, Pool]] = {}
         self._open: dict[str, dict[int, Transfer]] = {}
         self._numbers = count(1)
@@ -73,18 +85,28 @@ class Attempts:
         transfer = self._pool(lease.pod, pod.url).send(request, frames=call.streamed and sink.is_framed)
         open_here = self._open.setdefault(lease.pod, {})
         open_here[number] = transfer
-        self._closing.sent(lease.pod, number, self._loop.time())
+        self._closing.sent(lease.pod, number, self._loop.time(), parts=call.sequences)
         leaving.undo_with(transfer.abort)
         try:
-            return await self._answer(call, request, lease, transfer, sink, head, number)
+            attempt = await self._answer(call, lease, transfer, sink, head, number)
         finally:
             leaving.undo_with(None)
             sink.follow(None)
             del open_here[number]
-            self._closing.ended(lease.pod, number)
+        attempt.number = number
+        attempt.is_left_behind = attempt.outcome.may_still_run and transfer.is_sent
+        if not attempt.is_left_behind:
+            self._closing.ended(lease.pod, number, self._loop.time())
+        self._fleet.report(lease.pod, attempt.outcome)
+        return attempt
+
+    def leave_behind(self, lease: Lease, attempt: Attempt) -> None:
+        """Hold `lease` as closing until the attempt's pod has let go of it."""
+        self._closing.left(attempt.pod, lease, self._loop.time(), attempt=attempt.number)
+        self._poke(attempt.pod)
 
     async def _answer(
-        self, call: Call, request: UpstreamRequest, lease: Lease, transfer: Transfer, sink: Sink, head: Callable[[str], Headers], number: int
+        self, call: Call, lease: Lease, transfer: Transfer, sink: Sink, head: Callable[[str], Headers], number: int
     ) -> Attempt:
         opened = await transfer.opened
         if isinstance(opened, Outcome):
@@ -116,7 +138,13 @@ class Attempts:
         elif outcome.ending is Ending.COMPLETE and not relay.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
         return Attempt(
-            lease.pod, outcome, opened.status, has_emitted=True, has_ended=bool(relay.error), usage=relay.usage, pieces=relay.pieces
+            lease.pod,
+            outcome,
+            status=opened.status,
+            has_emitted=True,
+            has_ended=bool(relay.error),
+            usage=relay.usage,
+            pieces=relay.pieces,
         )
 
     async def _assemble(self, kind: Kind, pod: str, opened: Head, transfer: Transfer) -> Attempt:
@@ -129,7 +157,7 @@ class Attempts:
         elif outcome.ending is Ending.COMPLETE and not answer.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
         body = answer.body if outcome.is_good else b""
-        return Attempt(pod, outcome, opened.status, body=body, usage=answer.usage, pieces=answer.pieces)
+        return Attempt(pod, outcome, status=opened.status, body=body, usage=answer.usage, pieces=answer.pieces)
 
     async def _collect(self, pod: str, opened: Head, transfer: Transfer) -> Attempt:
         answer = WholeBody(stop=transfer.abort)
@@ -140,7 +168,7 @@ class Attempts:
             outcome = Outcome(Ending.COMPLETE, opened.status, retry_after_seconds=_retry_after(opened))
         usage, _ = usage_of(answer.body)
         content_type = opened.get(b"content-type") or b"application/json"
-        return Attempt(pod, outcome, opened.status, content_type, answer.body, usage=usage)
+        return Attempt(pod, outcome, status=opened.status, content_type=content_type, body=answer.body, usage=usage)
 
     def _pool(self, name: str, url: str) -> Pool:
         known = self._pools.get(name)
@@ -152,10 +180,10 @@ class Attempts:
         self._pools[name] = (url, pool)
         return pool
 
-    def cut(self, pod: str, outcome: Outcome) -> None:
+    def cut(self, pod: str, reason: str) -> None:
         """End every attempt on `pod` at once, without waiting for its sockets."""
         for transfer in list(self._open.get(pod, {}).values()):
-            transfer.abort(outcome)
+            transfer.fail(Ending.EJECTED, reason)
 
     @property
     def open_on(self) -> Mapping[str, int]:

@@ -24,10 +24,11 @@ from gateway.passage import Passage
 from gateway.record import Record
 from gateway.stream.pulse import Pulse
 from gateway.stream.sink import Sink
-from tenancy.admission import Refused
+from tenancy.admission import Admitted, Refused
 from tenancy.call import Call, Usage
 from tenancy.ledger import Lease
 from tenancy.policy import Policy
+from tenancy.refusal import Code
 
 LEFT_STATUS = 499  # nginx's word for a client that left before its answer
 
@@ -84,26 +85,31 @@ class Exchange:
         if isinstance(answer, Refused):
             return await self._refuse(passage, from_refusal(answer.refusal))
         record.queued_seconds = answer.queued_seconds
-        passage.rates = self._admit.admission.remaining(call.tenant, call.key, self._loop.time())
-        lease: Lease | None = answer.lease
+        passage.rates = self._admit.admission.remaining(call.tenant.name, call.key, self._loop.time())
+        lease = answer.lease
         failed: list[str] = []
+        moved: Admitted | Refused | None = answer
         while True:
-            assert lease is not None
             attempt = await self._attempts.make(call, lease, passage.sink, leaving, passage.stream_head)
             passage.note(attempt)
             if not self._may_try_again(passage, attempt):
                 break
             failed.append(attempt.pod)
-            moved = await self._admit.move(
-                lease, frozenset(failed), leaving, let_go=not attempt.outcome.may_still_run
-            )
-            if moved is None:
-                return await self._give_up(passage)
-            if isinstance(moved, Refused):
-                lease = None
+            moving = self._admit.move(lease, frozenset(failed), leaving, let_go=not attempt.is_left_behind)
+            if lease.left_behind is not None and attempt.is_left_behind:
+                self._attempts.leave_behind(lease.left_behind, attempt)
+                attempt.is_left_behind = False
+            moved = await moving
+            if not isinstance(moved, Admitted) or leaving.has_left:
                 break
             lease = moved.lease
-        await self._finish(passage, attempt, lease)
+        self._settle(passage, attempt, lease)
+        if leaving.has_left:
+            await self._give_up(passage)
+        elif isinstance(moved, Refused) and moved.refusal.code is not Code.NO_POD:
+            await self._refuse(passage, from_refusal(moved.refusal))
+        else:
+            await self._finish(passage, attempt)
 
     def _may_try_again(self, passage: Passage, attempt: Attempt) -> bool:
         return (
@@ -113,20 +119,26 @@ class Exchange:
             and passage.record.attempts < self._most_attempts
         )
 
-    async def _finish(self, passage: Passage, attempt: Attempt, lease: Lease | None) -> None:
-        """Settle, then tell the client how it ended, unless it has seen that already."""
+    def _settle(self, passage: Passage, attempt: Attempt, lease: Lease) -> None:
+        """Give the lease back and book what was used; what the pod may go on with stays charged."""
+        usage = _used(attempt, lease)
+        self._admit.settle(lease, usage, let_go=not attempt.is_left_behind)
+        if attempt.is_left_behind:
+            self._attempts.leave_behind(lease, attempt)
+        record = passage.record
+        record.prompt_tokens, record.completion_tokens = usage.prompt_tokens, usage.completion_tokens
+        record.usage_reported = usage.is_reported
+
+    async def _finish(self, passage: Passage, attempt: Attempt) -> None:
+        """Tell the client how its last attempt ended, unless it has seen that already."""
         outcome = attempt.outcome
-        if lease is not None:
-            self._admit.settle(lease, _used(attempt, lease), let_go=not outcome.may_still_run)
-        if passage.leaving.has_left:
-            return await self._give_up(passage)
         if attempt.has_emitted:
             if not outcome.is_good and not attempt.has_ended:
                 passage.record.code = "pod_failed"
                 passage.sink.write_event(_pod_fault(outcome, passage.record.attempts).event())
             await passage.sink.end()
         elif outcome.is_good and not _is_ours_to_tell(attempt.status):
-            headers = [*passage.head(attempt.pod), (b"content-type", attempt.content_type)]
+            headers = [*passage.head(attempt.pod, passage.record.attempts), (b"content-type", attempt.content_type)]
             passage.record.code = "" if attempt.status < 400 else "pod_refused"
             if passage.sink.is_started:
                 passage.sink.write_event(b"data: " + attempt.body.replace(b"\n", b" ") + b"\n\n")
@@ -158,7 +170,7 @@ def _used(attempt: Attempt, lease: Lease) -> Usage:
         return attempt.usage
     if attempt.first_at is None or attempt.status >= 400:
         return NOT_USED
-    return Usage(lease.prompt_tokens, attempt.pieces, is_reported=False)
+    return Usage(lease.need.prompt_tokens, attempt.pieces, is_reported=False)
 
 
 def _is_ours_to_tell(status: int) -> bool:
@@ -177,11 +189,16 @@ def _pod_fault(outcome: Outcome, attempts: int) -> Fault:
             is_retried=attempts > 1,
         )
     said = f"status {outcome.status}" if outcome.ending is Ending.COMPLETE else outcome.ending.value.replace("_", " ")
-    return Fault(502, "pod_failed", f"No pod could answer: the last of {attempts} attempts ended with {said}.", is_retried=True)
+    return Fault(
+        502, "pod_failed", f"No pod could answer: the last of {attempts} attempts ended with {said}.", is_retried=True
+    )
 
 
 def _late(call: Call) -> Fault:
     waited_ms = round(((call.deadline_at or call.arrived_at) - call.arrived_at) * 1000)
     return Fault(
-        504, "deadline_exceeded", f"No answer within the {waited_ms} ms that x-penstock-deadline-ms allows.", is_retried=True
+        504,
+        "deadline_exceeded",
+        f"No answer within the {waited_ms} ms that x-penstock-deadline-ms allows.",
+        is_retried=True,
     )

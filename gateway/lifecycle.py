@@ -14,7 +14,7 @@ from typing import Any
 import uvloop
 
 from gateway.assembly import Gateway
-from gateway.observe.logs import Log
+from gateway.observe.logs import Log, Stream
 from tenancy.policy import Policy
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -53,7 +53,7 @@ class Lifecycle:
     async def _drain(self) -> bool:
         settings = self._policy.server
         gateway = self._gateway
-        gateway.is_ready = False
+        gateway.is_draining = True
         await self._unless_ended(asyncio.sleep(settings.drain_delay_seconds))
         gateway.drain()
         await self._unless_ended(asyncio.wait_for(gateway.quiet(), settings.drain_timeout_seconds))
@@ -67,12 +67,12 @@ class Lifecycle:
         await asyncio.gather(task, return_exceptions=True)
 
 
-def serve(policy: Policy, log: Log, on_listening: Callable[[Gateway], None]) -> int:
+def serve(policy: Policy, log: Log, access_to: Stream, on_listening: Callable[[Gateway], None]) -> int:
     """Run a gateway for `policy` in this process's main thread until it is told to stop; returns the exit code."""
 
     async def main() -> int:
         loop = asyncio.get_running_loop()
-        life = Lifecycle(Gateway(policy, loop=loop, log=log), policy, log, loop)
+        life = Lifecycle(Gateway(policy, loop=loop, log=log, access_to=access_to), policy, log, loop)
         for number in SIGNALS:
             loop.add_signal_handler(number, life.stop, signal.Signals(number).name)
         return await life.run(on_listening)

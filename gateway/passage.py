@@ -108,19 +108,19 @@ class Passage:
         """The head of a stream of which nothing is known yet but that it goes on."""
         return [*self.common(), *_STREAM_HEADERS]
 
-    def head(self, pod: str) -> list[tuple[bytes, bytes]]:
-        """The headers of an answer that comes from `pod`, but for its content's type."""
+    def head(self, pod: str, attempts: int) -> list[tuple[bytes, bytes]]:
+        """The headers of an answer that came from `pod` at the last of `attempts`, but for its content's type."""
         return [
             *self.common(),
             (b"x-penstock-pod", pod.encode()),
-            (b"x-penstock-attempts", b"%d" % (self.record.attempts + 1)),
+            (b"x-penstock-attempts", b"%d" % attempts),
             (b"x-penstock-queue-ms", b"%d" % round(self.record.queued_seconds * 1000)),
         ]
 
     def stream_head(self, pod: str) -> Headers:
         """The head of a stream that comes from `pod`, asked for when its first event is there."""
         self.is_flowing = True
-        return [*self.head(pod), *_STREAM_HEADERS]
+        return [*self.head(pod, self.record.attempts + 1), *_STREAM_HEADERS]
 
 
 def _rate(what: bytes, limit: int, remaining: int | None, reset_seconds: float | None) -> Headers:

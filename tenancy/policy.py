@@ -138,6 +138,13 @@ class Key:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSettings:
+    entries: int = 100
+    ttl_seconds: float = 3600.0
+    bytes_: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """Who pays. `models` of `None` means every model of the file; names are canonical, aliases already resolved."""
 
@@ -150,6 +157,7 @@ class Tenant:
     default_max_tokens: int = 1024
     queue_depth: int | None = None
     queue_timeout_seconds: float | None = None
+    cache: CacheSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,13 +222,6 @@ class StreamSettings:
     heartbeat_seconds: float = 15.0
     keep_after_end_seconds: float = 300.0
     keep_bytes: int = 64 * 1024 * 1024
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSettings:
-    entries: int = 100
-    ttl_seconds: float = 3600.0
-    bytes_: int = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)

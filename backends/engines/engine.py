@@ -1,7 +1,7 @@
 """What the gateway has to know about the kinds of inference servers, one `Engine` a kind.
 
-An engine is stateless: it shapes the request for its pod and reads what the pod publishes. Whoever knows how vLLM names its
-gauges or what llama.cpp must not be sent is an engine's file and nobody else.
+An engine is stateless: it shapes the request for its pod and reads what the pod publishes. Whoever knows how vLLM names
+its gauges or what llama.cpp must not be sent is an engine's file and nobody else.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from tenancy.policy import Pod
 class Reading:
     """What a pod said of itself at `asked_at` (when the probe was *sent*, monotonic seconds). `None`: not published.
 
-    `kv_tokens` is its KV pool's size in tokens and `kv_usage` the share of it in use (0–1); `running` and `waiting` count
-    requests.
+    `kv_tokens` is its KV pool's size in tokens and `kv_usage` the share of it in use (0–1); `running` and `waiting`
+    count requests.
     """
 
     asked_at: float
@@ -39,10 +39,15 @@ class Reading:
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """One thing to GET from a pod: a path, and whether it is asked at every poll or once after each start."""
+    """One thing to GET from a pod.
+
+    `once`: only until it has answered, after each start; else at every poll. `only_without`: only where that path, an
+    earlier probe's, gave no answer.
+    """
 
     path: str
     once: bool = False
+    only_without: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +64,7 @@ class UpstreamRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class Launch:
+class Program:
     """How a pod's process is started: its command line, and what its environment must say beside the pod's own `env`.
 
     Secrets go through the environment, because every user of a machine can read command lines.
@@ -87,12 +92,13 @@ class Engine(Protocol):
     def request(self, call: Call, pod: Pod, output_tokens: int | None) -> UpstreamRequest:
         """The call as this pod must get it.
 
-        The body is rewritten from its parsed top-level keys: `model` as the pod calls it, `output_tokens` written in where
-        the client stated no maximum, usage asked for, priority and the like stripped, the cache salt set to the tenant's.
+        The body is rewritten from its parsed top-level keys: `model` as the pod calls it, `output_tokens` written in
+        where the client stated no maximum, usage asked for, priority and the like stripped, the cache salt set to the
+        tenant's.
         """
 
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:
         """A reading from the probes' bodies, by path; what is missing or not understood stays `None`."""
 
-    def launch(self, pod: Pod, port: int, host: str) -> Launch | None:
+    def launch(self, pod: Pod, port: int, host: str) -> Program | None:
         """How such a pod is started on `port`, or `None` where Penstock cannot start this engine."""

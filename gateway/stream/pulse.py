@@ -25,7 +25,11 @@ class Pulse:
     """Beats every `every_seconds` while any stream is open; `call_later` and `clock` are the loop's."""
 
     def __init__(
-        self, every_seconds: float, *, clock: Callable[[], float], call_later: Callable[[float, Callable[[], None]], Timer]
+        self,
+        every_seconds: float,
+        *,
+        clock: Callable[[], float],
+        call_later: Callable[[float, Callable[[], None]], Timer],
     ) -> None:
         self._every_seconds = every_seconds
         self._clock = clock

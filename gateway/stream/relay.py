@@ -22,7 +22,18 @@ class Relay:
     attempt where an event is out of bounds; `overflow` then says so.
     """
 
-    __slots__ = ("_last", "_previous", "_shows_usage", "_sink", "_splitter", "_stop", "_write", "overflow", "pieces", "usage")
+    __slots__ = (
+        "_last",
+        "_previous",
+        "_shows_usage",
+        "_sink",
+        "_splitter",
+        "_stop",
+        "_write",
+        "overflow",
+        "pieces",
+        "usage",
+    )
 
     def __init__(self, sink: Sink, *, shows_usage: bool, stop: Callable[[], None]) -> None:
         self._sink = sink
@@ -80,7 +91,12 @@ class Relay:
 
         Judged by the last two pieces alone, so that nothing has to be looked for while the stream runs.
         """
-        return b"data: [DONE]" in self._last or b"data:[DONE]" in self._last or self._has_reason(self._last) or self._has_reason(self._previous)
+        return (
+            b"data: [DONE]" in self._last
+            or b"data:[DONE]" in self._last
+            or self._has_reason(self._last)
+            or self._has_reason(self._previous)
+        )
 
     @property
     def is_done(self) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 
-from gateway.http.server import Client
+from gateway.http.client import Client
 from gateway.stream.sse import chunk
 
 Headers = Sequence[tuple[bytes, bytes]]

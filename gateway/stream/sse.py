@@ -69,4 +69,3 @@ class EventSplitter:
         self._rest = body[start:]
         if len(self._rest) > self._limit_bytes:
             raise ValueError(f"an event of more than {self._limit_bytes} bytes")
-

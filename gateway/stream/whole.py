@@ -100,7 +100,10 @@ class Assembled:
         for choice in event.pop("choices", None) or []:
             self._add(choice)
         # Later events carry more (usage, timings); the first one's identity stays.
-        self._envelope = {**event, **{name: self._envelope[name] for name in ("id", "created") if name in self._envelope}}
+        self._envelope = {
+            **event,
+            **{name: self._envelope[name] for name in ("id", "created") if name in self._envelope},
+        }
 
     def _add(self, piece: dict[str, Any]) -> None:
         index = piece.get("index", 0)

@@ -52,7 +52,9 @@ def test_usage_is_shown_to_a_client_that_asked(mode: str) -> None:
 @pytest.mark.parametrize("mode", ["frames", "payload"])
 def test_usage_in_an_event_that_says_more_is_taken_out_of_it(mode: str) -> None:
     made = Started()
-    made.feed(mode, b'data: {"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n')
+    made.feed(
+        mode, b'data: {"choices":[{"finish_reason":"stop"}],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
+    )
     assert made.relay.usage == Usage(5, 2)
     assert made.sink.payload == b'data: {"choices":[{"finish_reason":"stop"}]}\n\n'
 

@@ -51,7 +51,9 @@ def test_tool_calls_are_joined_by_their_index() -> None:
         chat({"tool_calls": [{"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": ""}}]}),
         chat({"tool_calls": [call(0, arguments='{"x"')]}),
         chat({"tool_calls": [call(0, arguments=":1}")]}),
-        chat({"tool_calls": [{"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}}]}),
+        chat(
+            {"tool_calls": [{"index": 1, "id": "b", "type": "function", "function": {"name": "g", "arguments": "{}"}}]}
+        ),
         chat({}, "tool_calls"),
     )
     assert json.loads(whole.body)["choices"][0]["message"]["tool_calls"] == [

@@ -1,0 +1,59 @@
+# Everything here needs Python 3.11 or newer, git and make, and nothing else that is installed by hand.
+# `.venv` is made inside the clone from requirements-dev.lock, and made again only when a lock or pyproject.toml changes.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+CODE := gateway backends tenancy loadtest benchmarks demo tests
+
+.PHONY: help install run test check fix bench lock clean
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv from the lock file (nothing happens where it is up to date)
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Penstock needs Python 3.11 or newer; name one: make install PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@echo "Installing into $(VENV) from requirements-dev.lock (half a minute to a minute, once) ..."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq --require-hashes -r requirements-dev.lock
+	@$(BIN)/python -m pip install --disable-pip-version-check -qq --no-deps --no-build-isolation -e .
+	@touch $@
+	@echo "Installed."
+
+run: $(STAMP) ## Start the demo: a gateway on 127.0.0.1:8080, two llama.cpp pods, three tenants; Ctrl-C ends it
+	@$(BIN)/python -m demo.run
+
+test: $(STAMP) ## Run every test (ARGS="-k ledger" narrows them)
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(STAMP) ## Lint, format, strict types, import contracts, dead code, spelling
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/vulture
+	$(BIN)/codespell
+
+fix: $(STAMP) ## Let ruff mend and format what it can
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+bench: $(STAMP) ## Measure the CPU cost of a relayed chunk and of a request (nginx beside it, where it is installed)
+	$(BIN)/python -m benchmarks.relay_cost
+
+lock: ## Resolve both lock files anew (needs uv)
+	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 2; }
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+	  pyproject.toml -o requirements.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --upgrade \
+	  -c requirements.lock pyproject.toml --group dev -o requirements-dev.lock
+
+clean: ## Remove what was built (the demo keys stay)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis benchmarks/results demo/*.log
+	find $(CODE) -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,194 @@
+"""What was left at a pod and not let go yet.
+
+A client that leaves ends its attempt at once, but the pod may go on with the work: an engine that ignores disconnects
+keeps the slot and the KV memory for minutes. If the ledger gave the lease back at once, the pod would hold more than
+the budget allows. So the lease stays charged until the pod has shown that it let go, and this module decides when that
+is:
+
+    a reading asked for after the leaving shows no more requests, running and waiting, than attempts that surely are
+    there.
+
+Everything that is not sure errs towards holding. An attempt counts as surely there if its first byte came before the
+reading was asked for, or if it was sent `SETTLE_SECONDS` before the reading was asked for (one just on its way would
+otherwise hide one that is closing), and if it is still open when the reading is taken. One whose bytes we leave unread
+counts as perhaps finished. A leaving before the first byte is judged only by readings asked for as long after the
+sending: its request may not have arrived yet. If a reading shows k requests more than surely ours, at most k of the m
+that were left still run, and the m - k oldest are let go.
+
+Where the pod publishes no such number, where readings fail, or where other people's requests run there, too, nothing
+can be seen: then `FALLBACK_SECONDS` stand for it. Other people's traffic is seen when a reading shows more requests
+than all of ours that might be there, and forgotten when `CLEAN_READINGS` in a row show no more.
+
+Pure: no clock, no I/O. The cost of `sent`, `first_byte` and `ended` does not depend on how much is open.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
+
+from backends.engines.engine import Reading
+
+SETTLE_SECONDS = 0.05
+FALLBACK_SECONDS = 2.0
+LINGER_SECONDS = 2.0
+"""What ended so long ago, or less, may still be in a pod's own numbers."""
+CLEAN_READINGS = 10
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class _Attempt:
+    sent_at: float
+    parts: int
+    seen_at: float | None = None
+    is_held_back: bool = False
+
+    def is_surely_there(self, asked_at: float) -> bool:
+        """Whether it must be in a reading asked for then; equal times say nothing of what came first."""
+        was_seen = self.seen_at is not None and self.seen_at < asked_at
+        return not self.is_held_back and (was_seen or self.sent_at + SETTLE_SECONDS <= asked_at)
+
+
+@dataclass(slots=True)
+class _Left(Generic[T]):
+    lease: T
+    left_at: float
+    judged_from: float
+    parts: int
+
+
+@dataclass(slots=True)
+class _AtPod(Generic[T]):
+    """What is known of one pod."""
+
+    attempts: dict[Hashable, _Attempt] = field(default_factory=dict)
+    left: list[_Left[T]] = field(default_factory=list)
+    ended: deque[tuple[float, int]] = field(default_factory=deque)
+    """When, and how many parts: attempts that ended and leases that were let go, of the last `LINGER_SECONDS`."""
+    told_at: float = float("-inf")
+    """When the last reading that tells how busy the pod is was asked for."""
+    has_others: bool = False
+    clean_readings: int = 0
+
+    def expires_at(self, left: _Left[T]) -> float:
+        """When the fallback lets `left` go: a pod that goes on telling puts it off."""
+        return (left.left_at if self.has_others else max(left.left_at, self.told_at)) + FALLBACK_SECONDS
+
+
+class Closing(Generic[T]):
+    """Leases of type `T` that were left at a pod, until it has let go of them."""
+
+    def __init__(self) -> None:
+        self._pods: dict[str, _AtPod[T]] = {}
+        self._open: dict[str, _AtPod[T]] = {}
+        """Those with something left, in the order in which that began."""
+
+    # ---- attempts
+
+    def sent(self, pod: str, attempt: Hashable, now: float, *, parts: int = 1) -> None:
+        """A request was sent to `pod`; `parts` is how many the pod may count it as (`n`, several prompts)."""
+        at = self._pods.get(pod)
+        if at is None:
+            at = self._pods[pod] = _AtPod()
+        at.attempts[attempt] = _Attempt(now, parts)
+
+    def first_byte(self, pod: str, attempt: Hashable, now: float = float("inf")) -> None:
+        """The pod has begun to answer it, at `now`; where that is not told, only the time since the sending counts."""
+        found = self._attempt(pod, attempt)
+        if found is not None:
+            found.seen_at = now
+
+    def held_back(self, pod: str, attempt: Hashable, is_held_back: bool) -> None:
+        """Its answer is left unread for now (back-pressure), or is read again: the pod may have finished meanwhile."""
+        found = self._attempt(pod, attempt)
+        if found is not None:
+            found.is_held_back = is_held_back
+
+    def ended(self, pod: str, attempt: Hashable, now: float) -> None:
+        """Its answer came whole, or broke, or was left; one not known, of a pod that is gone, changes nothing."""
+        at = self._pods.get(pod)
+        found = None if at is None else at.attempts.pop(attempt, None)
+        if at is not None and found is not None:
+            _prune(at, now)
+            at.ended.append((now, found.parts))
+
+    # ---- what was left
+
+    def left(self, pod: str, lease: T, now: float, *, attempt: Hashable = None) -> None:
+        """Hold `lease` until `pod` lets go of it; `attempt`, where given, ran on it and ends with this."""
+        at = self._pods.get(pod)
+        if at is None:
+            at = self._pods[pod] = _AtPod()
+        ran = at.attempts.pop(attempt, None)
+        judged_from = now if ran is None or ran.seen_at is not None else max(now, ran.sent_at + SETTLE_SECONDS)
+        at.left.append(_Left(lease, now, judged_from, 1 if ran is None else ran.parts))
+        self._open[pod] = at
+
+    def is_open(self, pod: str) -> bool:
+        """Whether something left at `pod` is not let go yet, so that it should be asked often."""
+        return pod in self._open
+
+    def read(self, pod: str, reading: Reading, now: float) -> list[T]:
+        """Leases that `pod` has let go, as this reading shows; O(attempts open at the pod)."""
+        at = self._pods.get(pod)
+        busy = reading.busy
+        if at is None or busy is None or reading.asked_at < at.told_at:
+            return []
+        at.told_at = reading.asked_at
+        _prune(at, now)
+        self._look_for_others(at, busy)
+        surely = sum(attempt.is_surely_there(reading.asked_at) for attempt in at.attempts.values())
+        judged = [left for left in at.left if left.judged_from < reading.asked_at]
+        gone = judged[: max(len(judged) - max(busy - surely, 0), 0)]
+        return self._let_go(pod, at, gone, now)
+
+    def expire(self, now: float) -> list[T]:
+        """Leases for which the time has to stand, because nothing can be seen."""
+        gone: list[T] = []
+        for pod, at in list(self._open.items()):
+            gone += self._let_go(pod, at, [left for left in at.left if at.expires_at(left) <= now], now)
+        return gone
+
+    def next_expiry(self) -> float | None:
+        """When `expire` may have something to do; readings put it off. O(pods with something left)."""
+        return min((at.expires_at(left) for at in self._open.values() for left in at.left[:1]), default=None)
+
+    def gone(self, pod: str) -> list[T]:
+        """The pod's process ended, and with it everything there."""
+        at = self._pods.pop(pod, None)
+        self._open.pop(pod, None)
+        return [] if at is None else [left.lease for left in at.left]
+
+    # ---- within
+
+    def _attempt(self, pod: str, attempt: Hashable) -> _Attempt | None:
+        at = self._pods.get(pod)
+        return None if at is None else at.attempts.get(attempt)
+
+    def _let_go(self, pod: str, at: _AtPod[T], gone: list[_Left[T]], now: float) -> list[T]:
+        if gone:
+            away = {id(left) for left in gone}
+            at.left = [left for left in at.left if id(left) not in away]
+            at.ended.extend((now, left.parts) for left in gone)
+        if not at.left:
+            self._open.pop(pod, None)
+        return [left.lease for left in gone]
+
+    def _look_for_others(self, at: _AtPod[T], busy: int) -> None:
+        """Judge whether the pod has traffic that is not ours."""
+        ours = sum(attempt.parts for attempt in at.attempts.values())
+        ours += sum(left.parts for left in at.left) + sum(parts for _, parts in at.ended)
+        if busy > ours:
+            at.has_others, at.clean_readings = True, 0
+        elif at.has_others:
+            at.clean_readings += 1
+            at.has_others = at.clean_readings < CLEAN_READINGS
+
+
+def _prune(at: _AtPod[T], now: float) -> None:
+    while at.ended and at.ended[0][0] + LINGER_SECONDS < now:
+        at.ended.popleft()

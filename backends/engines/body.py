@@ -1,0 +1,114 @@
+"""The body and the headers of a call as a pod gets them.
+
+Every engine rewrites the same few top-level keys; they differ only in which keys are dangerous on them. Those
+differences are a `BodyRules`, and this is the one place that applies them. Nested values pass as they came
+(`msgspec.Raw`), so the cost does not depend on the length of the prompt: about 7 µs for 6 KB.
+
+Never sent to any pod: the client's credentials and its other headers. Of what came in, `traceparent` alone goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from backends.engines.engine import UpstreamRequest
+from tenancy.call import Call, Kind
+from tenancy.policy import Pod
+
+_TRUE = msgspec.Raw(b"true")
+_NULL = b"null"
+_encode = msgspec.json.Encoder().encode
+_raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_any = msgspec.json.Decoder().decode
+
+MAXIMA = ("max_tokens", "max_completion_tokens")
+"""The two keys by which a client states its maximum. All of vLLM, SGLang and llama.cpp let the second win."""
+
+
+@dataclass(frozen=True, slots=True)
+class BodyRules:
+    """What one kind of pod must not be sent, and what it must be.
+
+    `stripped` keys are left out. `fixed` keys are written over the client's on a pod that several tenants share. A pod
+    with `is_salted` gets `cache_salt`, so that no tenant can feel in the prefix cache what another has asked; others
+    get none. `has_request_id` says whether the pod may have `x-request-id`, which the client can choose.
+    """
+
+    stripped: frozenset[str]
+    is_salted: bool
+    fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
+    has_request_id: bool = True
+
+
+def served_name(pod: Pod, model: str) -> str:
+    """What `pod` itself calls `model`; a model that the file does not put on this pod keeps its name."""
+    for served in pod.models:
+        if served.name == model:
+            return served.served
+    return model
+
+
+def shape(call: Call, pod: Pod, output_tokens: int | None, rules: BodyRules, *, as_stream: bool) -> UpstreamRequest:
+    """The request for `pod`: `call` under `rules`, asked as a stream where `as_stream` says so although it is whole."""
+    is_stream = as_stream or call.streamed
+    return UpstreamRequest(
+        path=call.kind.value,
+        headers=_headers(call, pod, rules, is_stream),
+        body=_body(call, pod, output_tokens, rules, is_stream),
+        as_stream=as_stream,
+    )
+
+
+def _body(call: Call, pod: Pod, output_tokens: int | None, rules: BodyRules, is_stream: bool) -> bytes:
+    body = {key: value for key, value in call.body.items() if key not in rules.stripped}
+    body["model"] = served_name(pod, call.model)
+    if call.kind is not Kind.EMBEDDING:
+        for key in MAXIMA:  # null means "not said" to clients and "no end" to llama.cpp of older builds
+            if key in body and bytes(body[key]) == _NULL:
+                del body[key]
+        if call.output_tokens is None and output_tokens is not None:
+            body.pop("max_completion_tokens", None)
+            body["max_tokens"] = output_tokens
+        if is_stream:
+            body["stream"] = _TRUE
+            body["stream_options"] = _with_usage(body.get("stream_options"))
+    if pod.owner is None:
+        body.update(rules.fixed)
+    if rules.is_salted:
+        body["cache_salt"] = _salt(call.tenant.name, call.body.get("cache_salt"))
+    return _encode(body)
+
+
+def _with_usage(options: msgspec.Raw | None) -> dict[str, msgspec.Raw]:
+    """The client's own stream options, with usage asked for."""
+    try:
+        kept = {} if options is None else _raw_object(options)
+    except msgspec.DecodeError:  # not an object: what a pod would refuse is not worth losing the usage for
+        kept = {}
+    return kept | {"include_usage": _TRUE}
+
+
+def _salt(tenant: str, own: msgspec.Raw | None) -> str:
+    """The tenant's salt, with the client's own value inside it."""
+    value = None if own is None else _any(own)
+    return f"{tenant}:{value}" if isinstance(value, str) and value else tenant
+
+
+def _headers(call: Call, pod: Pod, rules: BodyRules, is_stream: bool) -> tuple[tuple[bytes, bytes], ...]:
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"accept", b"text/event-stream" if is_stream else b"application/json"),
+    ]
+    if rules.has_request_id:
+        headers.append((b"x-request-id", call.id.encode()))
+    if pod.api_key is not None:
+        headers.append((b"authorization", b"Bearer " + pod.api_key.encode()))
+    trace = call.headers.get(b"traceparent")
+    if trace is not None:
+        headers.append((b"traceparent", trace))
+    return tuple(headers)

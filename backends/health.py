@@ -1,0 +1,290 @@
+"""Asks every pod how it is, and tells the fleet.
+
+One task a pod: whether it can take calls (its health path) and how full it is (what its engine publishes), each at its
+own pace, never two polls of one pod at once. `poke` asks at once: when an attempt met something odd, and when something
+was left at a pod and waits for it to let go; then the asking goes on by itself, at growing distances, until nothing is
+open there.
+
+Pods are asked through httpx, never through the pool that carries calls: a probe must not wait behind a call or take its
+connection. A pod that cannot be reached, answers nonsense or answers too late is a finding, not an error; no answer
+ends the loop. What a pod is (`engine` left out of the file) is asked here, too, once a life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+import httpx
+
+from backends.engines.engine import Engine, Reading
+from backends.engines.known import RECOGNITION_PATHS, recognise
+from backends.fleet import Fleet, FleetPod, PodState
+
+FOLLOW_UP_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)
+"""How long after a poll a pod is asked again while something there is closing, or while it starts or fails; a poke
+begins anew."""
+
+CLOSEST_SECONDS = 0.005
+"""No two polls of one pod begin closer than this, however often it is poked."""
+
+LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
+
+_UNSETTLED = frozenset({PodState.STARTING, PodState.FAILING})
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How often pods are asked, and how long an answer may take."""
+
+    health_seconds: float = 1.0
+    reading_seconds: float = 0.5
+    timeout_seconds: float = 2.0
+    at_once: int = 64
+    """Regular polls under way at one time, over all pods; pokes do not queue behind them."""
+    most_per_second: float = 100.0
+    """Regular polls of all pods together: a poll costs 1 ms of CPU, so from 50 pods on each is asked less often."""
+
+
+@dataclass(slots=True)
+class _Watch:
+    """One pod's task, and what it must not forget between polls."""
+
+    poked: asyncio.Event = field(default_factory=asyncio.Event)
+    follow_up: int | None = None
+    """Which of `FOLLOW_UP_SECONDS` comes next, while a poke is followed up."""
+    life: int = -1
+    answers_once: dict[str, bytes] = field(default_factory=dict)
+    asked_at: float = float("-inf")
+    healthy_at: float = float("-inf")
+    is_doubted: bool = False
+    task: asyncio.Task[None] | None = None
+
+
+class _Unwell(Exception):
+    """The pod did not answer as it should; the text is for people. `is_certain`: it said no, and not merely late."""
+
+    def __init__(self, reason: str, *, is_certain: bool = True) -> None:
+        super().__init__(reason)
+        self.is_certain = is_certain
+
+
+class Health:
+    """The probes of a whole fleet."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        *,
+        clock: Callable[[], float],
+        random: Random,
+        pace: Pace | None = None,
+        on_reading: Callable[[str, Reading], None] = lambda _pod, _reading: None,
+        is_closing: Callable[[str], bool] = lambda _pod: False,
+    ) -> None:
+        """Probes for `fleet`; nothing is asked before `run`.
+
+        `on_reading(pod, reading)` gets every reading after the fleet has it; `is_closing(pod)` says whether the
+        pod should be asked often.
+        """
+        self._fleet = fleet
+        self._clock = clock
+        self._random = random
+        self._pace = pace or Pace()
+        self._on_reading = on_reading
+        self._is_closing = is_closing
+        self._watches: dict[str, _Watch] = {}
+        self._clients: dict[str, httpx.AsyncClient] = {}
+        self._places = asyncio.Semaphore(self._pace.at_once)
+        self._wake = asyncio.Event()
+
+    def poke(self, pod: str) -> None:
+        """Ask `pod` at once, or right after the poll that is under way; many pokes in a row are one."""
+        watch = self._watches.get(pod)
+        if watch is None:
+            self._wake.set()
+        else:
+            watch.follow_up = 0
+            watch.poked.set()
+
+    def check(self, pod: str) -> None:
+        """Ask `pod` at once whether it can take calls: an attempt there met something that speaks against it."""
+        watch = self._watches.get(pod)
+        if watch is not None:
+            watch.is_doubted = True
+        self.poke(pod)
+
+    async def run(self) -> None:
+        """Ask all pods, those that come later too, until cancelled."""
+        try:
+            while True:
+                self._wake.clear()
+                self._follow_fleet()
+                await _set_or_late(self._wake, self._pace.reading_seconds)
+        finally:
+            tasks = [watch.task for watch in self._watches.values() if watch.task is not None]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._watches.clear()
+            for client in self._clients.values():
+                await client.aclose()
+            self._clients.clear()
+
+    # ---- one pod
+
+    def _follow_fleet(self) -> None:
+        for name in self._fleet.pods:
+            watch = self._watches.get(name)
+            if watch is None:
+                watch = self._watches[name] = _Watch()
+                watch.task = asyncio.create_task(self._watch(name, watch), name=f"health of {name}")
+
+    async def _watch(self, name: str, watch: _Watch) -> None:
+        while (pod := self._fleet.pods.get(name)) is not None and pod.state is not PodState.STOPPED:
+            watch.poked.clear()
+            try:
+                if watch.follow_up is None:
+                    async with self._places:
+                        await self._poll(name, pod, watch)
+                else:
+                    await self._poll(name, pod, watch)
+            except Exception as error:  # a bug, ours or httpx's: it must not make the gateway blind to a pod for good
+                self._fleet.failed(name, f"probing it broke: {error!r}")
+            await self._rest(name, pod, watch)
+        del self._watches[name]
+
+    async def _rest(self, name: str, pod: FleetPod, watch: _Watch) -> None:
+        """Wait for the next poll's time, or for a poke."""
+        is_urgent = self._is_closing(name) or (pod.state in _UNSETTLED and pod.url is not None)
+        if is_urgent:
+            step = watch.follow_up or 0
+            seconds = FOLLOW_UP_SECONDS[step]
+            watch.follow_up = min(step + 1, len(FOLLOW_UP_SECONDS) - 1)
+        else:
+            watch.follow_up = None
+            least = len(self._fleet.pods) / self._pace.most_per_second
+            seconds = max(self._pace.reading_seconds, least) * self._random.uniform(
+                0.9, 1.1
+            )  # so that polls spread out
+        await _set_or_late(watch.poked, seconds)
+        early = watch.asked_at + CLOSEST_SECONDS - self._clock()
+        if early > 0:
+            await asyncio.sleep(early)
+
+    async def _poll(self, name: str, pod: FleetPod, watch: _Watch) -> None:
+        url = pod.url
+        if url is None:
+            return
+        if watch.life != pod.life:
+            watch.life, watch.healthy_at = pod.life, float("-inf")
+            watch.answers_once.clear()
+        life = pod.life
+        watch.asked_at = self._clock()
+        is_due = (
+            watch.is_doubted
+            or pod.state is not PodState.READY
+            or watch.asked_at - watch.healthy_at >= self._pace.health_seconds
+        )
+        watch.is_doubted = False
+        try:
+            engine = pod.engine or await self._recognise(pod, url)
+            if is_due:
+                await self._ask_health(pod, url, engine)
+            reading = await self._ask_reading(pod, url, engine, watch)
+        except _Unwell as error:
+            if self._is_same(name, pod, life):
+                self._fleet.failed(name, str(error), is_certain=error.is_certain)
+            return
+        if not self._is_same(name, pod, life):
+            return
+        self._fleet.recognised(name, engine)
+        self._fleet.take(name, reading)
+        if is_due:
+            watch.healthy_at = watch.asked_at
+            self._fleet.ready(name)
+        self._on_reading(name, reading)
+
+    def _is_same(self, name: str, pod: FleetPod, life: int) -> bool:
+        """Whether what was asked still says something of the pod as it is now."""
+        return self._fleet.pods.get(name) is pod and pod.life == life
+
+    # ---- what is asked
+
+    async def _recognise(self, pod: FleetPod, url: str) -> Engine:
+        answers = {}
+        for path in RECOGNITION_PATHS:
+            status, body = await self._get(pod, url, path)
+            if status == httpx.codes.SERVICE_UNAVAILABLE:
+                raise _Unwell(f"GET {path} answered 503: still starting", is_certain=False)
+            if status == httpx.codes.OK:
+                answers[path] = body
+        return recognise(answers)
+
+    async def _ask_health(self, pod: FleetPod, url: str, engine: Engine) -> None:
+        status, body = await self._get(pod, url, engine.health_path)
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            raise _Unwell(f"GET {engine.health_path} answered {status}: the pod does not accept its `apiKey`")
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+            said = body[:200].decode(errors="replace").strip()
+            # a 503 is how servers say that they are still loading
+            raise _Unwell(
+                f"GET {engine.health_path} answered {status}: {said}",
+                is_certain=status != httpx.codes.SERVICE_UNAVAILABLE or pod.state is not PodState.STARTING,
+            )
+
+    async def _ask_reading(self, pod: FleetPod, url: str, engine: Engine, watch: _Watch) -> Reading:
+        """What the engine publishes; a path that answers an error is simply not there."""
+        answers = dict(watch.answers_once)
+        asked_at = self._clock()
+        for probe in engine.probes:
+            if probe.path in answers or probe.only_without in answers:
+                continue
+            status, body = await self._get(pod, url, probe.path)
+            if status == httpx.codes.OK:
+                answers[probe.path] = body
+                if probe.once:
+                    watch.answers_once[probe.path] = body
+        return engine.read(answers, asked_at)
+
+    async def _get(self, pod: FleetPod, url: str, path: str) -> tuple[int, bytes]:
+        headers = {} if pod.pod.api_key is None else {"authorization": f"Bearer {pod.pod.api_key}"}
+        try:
+            async with (
+                asyncio.timeout(self._pace.timeout_seconds),
+                self._client(url).stream("GET", url.rstrip("/") + path, headers=headers) as answer,
+            ):
+                body = bytearray()
+                async for piece in answer.aiter_bytes():
+                    body += piece
+                    if len(body) > LARGEST_ANSWER_BYTES:
+                        raise _Unwell(f"GET {path} answered more than {LARGEST_ANSWER_BYTES} bytes")
+                return answer.status_code, bytes(body)
+        except TimeoutError:
+            raise _Unwell(f"GET {path}: no answer in {self._pace.timeout_seconds:g} s", is_certain=False) from None
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+            raise _Unwell(f"GET {path}: {error or type(error).__name__}") from error
+
+    def _client(self, url: str) -> httpx.AsyncClient:
+        """One client for plain URLs and one for TLS, made when first needed: loading the system's CAs takes 20 ms."""
+        scheme = url.partition(":")[0].lower()
+        client = self._clients.get(scheme)
+        if client is None:
+            client = self._clients[scheme] = httpx.AsyncClient(
+                verify=scheme == "https",
+                trust_env=False,  # no proxy between the gateway and its pods
+                timeout=None,  # `_get` bounds the whole answer, a trickle too
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0),
+                headers={"user-agent": "penstock", "accept-encoding": "identity"},
+            )
+        return client
+
+
+async def _set_or_late(event: asyncio.Event, seconds: float) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    except TimeoutError:
+        pass

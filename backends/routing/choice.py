@@ -1,0 +1,100 @@
+"""Which pod a call goes to, among those that the ledger says have room for it.
+
+Lease and route are one decision: admission asks this ranking, and the ranking asks the ledger (`fits`) about as few
+pods as it can. The order is the file's and the fleet's: pods of the tenant's own profile first; among equals two at
+random, the one with the lower share of KV memory in use; when neither of the two fits, the others by what is known of
+them, until one does. Two at random are nearly as good as looking at all, and calls that arrive at once do not all pick
+the same pod.
+
+What share is in use is the larger of two figures: what the ledger has reserved, which always stands, and what the pod
+itself says, while that is fresh. Never a pod that fails or drains: who may be given work is the fleet's word.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+from backends.fleet import Fleet, PodState
+from tenancy.admission import LedgerView, Serving
+from tenancy.call import Call
+
+_NOTHING = Serving(ready=(), is_coming=False)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ranks:
+    """The pods that may be given a tenant's calls for a model; `preferred` are those of the tenant's own profile."""
+
+    serving: Serving
+    preferred: frozenset[str]
+
+
+class Choice:
+    """A ranking over a fleet: what admission asks for a pod."""
+
+    def __init__(self, fleet: Fleet, random: Random) -> None:
+        self._fleet = fleet
+        self._random = random
+        self._ranks: dict[tuple[str, str], _Ranks] = {}
+        self._version = -1
+
+    def serving(self, tenant: str, model: str) -> Serving:
+        """The pods that may be given this tenant's calls for this model now, and whether some are coming.
+
+        O(1) but for the first question after a change of fleet or policy.
+        """
+        return self._ranks_of(tenant, model).serving
+
+    def choose(self, call: Call, ready: Sequence[str], fits: Callable[[str], bool], view: LedgerView) -> str | None:
+        """The best pod among `ready` for which `fits` is true, or `None` if none fits."""
+        if len(ready) == 1:  # the one pod that a release offers, or the only one there is
+            return ready[0] if fits(ready[0]) else None
+        preferred = self._ranks_of(call.tenant.name, call.model).preferred
+        own = [pod for pod in ready if pod in preferred]
+        if own and len(own) < len(ready):
+            others = [pod for pod in ready if pod not in preferred]
+            return self._best(own, fits, view) or self._best(others, fits, view)
+        return self._best(ready, fits, view)
+
+    def _best(self, pods: Sequence[str], fits: Callable[[str], bool], view: LedgerView) -> str | None:
+        if not pods:
+            return None
+        pair = self._random.sample(pods, 2) if len(pods) > 2 else self._random.sample(pods, len(pods))
+        pair.sort(key=lambda pod: self._load(pod, view))
+        for pod in pair:
+            if fits(pod):
+                return pod
+        rest = [pod for pod in pods if pod not in pair]
+        self._random.shuffle(rest)
+        rest.sort(key=lambda pod: self._load(pod, view))
+        return next((pod for pod in rest if fits(pod)), None)
+
+    def _load(self, pod: str, view: LedgerView) -> tuple[float, int]:
+        """The share of KV memory in use, then the calls there: pods without a known size differ by these alone."""
+        reading = self._fleet.reading(pod)
+        told = 0.0 if reading is None or reading.kv_usage is None else reading.kv_usage
+        return max(view.kv_share(pod), told), view.calls_on(pod)
+
+    def _ranks_of(self, tenant: str, model: str) -> _Ranks:
+        if self._version != self._fleet.version:
+            self._ranks.clear()
+            self._version = self._fleet.version
+        key = (tenant, model)
+        ranks = self._ranks.get(key)
+        if ranks is None:
+            ranks = self._ranks[key] = self._made(tenant, model)
+        return ranks
+
+    def _made(self, tenant_name: str, model: str) -> _Ranks:
+        policy = self._fleet.policy
+        tenant = policy.tenants.get(tenant_name)
+        if tenant is None:
+            return _Ranks(_NOTHING, frozenset())
+        serving = [pod for pod in self._fleet.pods.values() if policy.serves(pod.pod, tenant, model)]
+        ready = tuple(pod.pod.name for pod in serving if pod.state is PodState.READY)
+        return _Ranks(
+            Serving(ready=ready, is_coming=not ready and any(pod.is_coming for pod in serving)),
+            frozenset(pod.pod.name for pod in serving if pod.pod.profile == tenant.profile),
+        )

@@ -1,0 +1,58 @@
+"""`penstock pod`: run one pod program in the foreground, a simulated one or llama.cpp's server.
+
+The programs and their options live in `backends.pods`; this is the door to them from Penstock's own command line. A
+pod is imported only when it is the one asked for.
+"""
+
+from __future__ import annotations
+
+import argparse
+from importlib import import_module
+from typing import Any
+
+_PROGRAMS = {
+    "llama.cpp": ("backends.pods.llamacpp", "llama.cpp's own server, with a small model that comes along"),
+    "simulator": (
+        "backends.pods.simulator",
+        "vLLM's API and metrics without model or GPU; deterministic, and faulty on demand",
+    ),
+}
+
+DESCRIPTION = """\
+Run one inference pod by hand. `penstock serve` starts the pods of its configuration by itself; this is for trying
+one, or for pods that live elsewhere and are named in the file by their URL.
+"""
+EPILOG = """\
+examples:
+  penstock pod llama.cpp --port 8081
+  penstock pod simulator --port 8082 --slots 8 --ttft 50ms --itl 20ms
+  penstock pod simulator --help
+"""
+
+
+def add(subparsers: Any) -> None:
+    """Declare the command with its two programs and their options."""
+    parser = subparsers.add_parser(
+        "pod",
+        help="run one pod: llama.cpp or the simulator",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    programs = parser.add_subparsers(dest="program", required=True, metavar="PROGRAM")
+    for name, (module, summary) in _PROGRAMS.items():
+        program = import_module(module)
+        pod = programs.add_parser(
+            name,
+            help=summary,
+            description=program.DESCRIPTION,
+            epilog=program.EPILOG,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        program.add_options(pod)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the pod until it is stopped; exit codes: 0 stopped, 2 misused."""
+    module, _ = _PROGRAMS[args.program]
+    return int(import_module(module).run(args))

@@ -1,0 +1,59 @@
+"""A time-out that moves far more often than it expires, such as a connection's: it costs a clock reading, not a timer.
+
+The pending timer is left where it is when the deadline moves back; it finds that out when it rings, and is set anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+_EARLY_SECONDS = 0.002  # uvloop's timers may ring a little before their time
+
+
+class Deadline:
+    """Calls `expire` once the time last set has passed, unless cleared before."""
+
+    __slots__ = ("_at", "_expire", "_loop", "_timer", "_timer_at")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, expire: Callable[[], None]) -> None:
+        self._loop = loop
+        self._expire = expire
+        self._at: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = 0.0
+
+    def set(self, seconds: float) -> None:
+        """Expire `seconds` from now, whatever was set before."""
+        self._at = at = self._loop.time() + seconds
+        if self._timer is None:
+            self._start(at)
+        elif at < self._timer_at:
+            self._timer.cancel()
+            self._start(at)
+
+    def clear(self) -> None:
+        """Do not expire; the timer is kept for the next `set`."""
+        self._at = None
+
+    def cancel(self) -> None:
+        """Do not expire, and keep no timer: this is the end."""
+        self._at = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _start(self, at: float) -> None:
+        self._timer_at = at
+        self._timer = self._loop.call_at(at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        at = self._at
+        if at is None:
+            return
+        if at > self._loop.time() + _EARLY_SECONDS:
+            self._start(at)
+        else:
+            self._at = None
+            self._expire()

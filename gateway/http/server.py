@@ -1,0 +1,407 @@
+"""The client's connection: uvicorn's protocol, with bounds, and with the client's transport handed to the answer.
+
+uvicorn parses requests, runs the application and sends what it answers; its keep-alive rules stay in force. This
+subclass adds what it lacks:
+
+- A `Client` in the scope (extension `penstock.client`): the transport that the relay writes to, the client's leaving as
+  a call made at once, and its back-pressure.
+- Bounds before any application code: on heads and the time they take, on bodies and theirs, on trailers and chunk
+  extensions.
+- Every answer of its own is an OpenAI error object. uvicorn's are plain text, and never go out.
+- HTTP/1.0 clients get their body unframed; uvicorn would frame it.
+- A leaving is seen whatever the client has pipelined. uvicorn stops reading there, and tells only the newest request
+  of the end. Here reading goes on: what is queued behind an answer is bounded, the rest is dropped and the connection
+  closed after the last answer, as RFC 9112 (9.3.2) lets a server do.
+
+It builds on private names of uvicorn, which is pinned for that; tests/test_house.py holds the list.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import urllib.parse
+from enum import Enum
+from typing import Any
+
+import httptools
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from gateway.http.client import EXTENSION, Client, Cycle, Face, UnframedCycle
+from gateway.http.deadline import Deadline
+from gateway.http.errors import NO_UPGRADE, Fault, headers_too_large, malformed, request_timeout, request_too_large
+from gateway.http.outlet import Outlet
+from gateway.http.parse import request_id_of
+from gateway.record import Record
+
+__all__ = ["EXTENSION", "Client", "ClientProtocol"]
+
+_MOST_PIPELINED = 16
+_LINGER_SECONDS = 5.0  # how long what a refused client still sends is read, so that no RST takes the answer away
+_FLUSH_SECONDS = 300.0  # how long a closed connection may take to deliver what was already answered
+
+
+class _Phase(Enum):
+    """Where in a request the next byte belongs."""
+
+    BETWEEN = 0
+    HEAD = 1
+    BODY = 2
+
+
+class _Wait(Enum):
+    """What the connection's timer stands for."""
+
+    NOTHING = 0
+    HEAD = 1
+    BODY = 2
+    NEXT = 3  # the next request of a kept connection
+    END = 4  # the connection's close
+
+
+class _StopError(httptools.HttpParserError):
+    """Stops the parser, from one of its callbacks or beside it; why stands in the protocol."""
+
+
+class ClientProtocol(HttpToolsProtocol):
+    """One connection of a client. At any time at most one of its requests, `_active`, is being answered."""
+
+    def __init__(self, face: Face) -> None:
+        super().__init__(face.config, face.state, {}, face.loop)
+        self._face = face
+        self._settings = face.settings
+        self._head_bytes = face.settings.head_bytes
+        self._phase = _Phase.BETWEEN
+        self._active: Cycle | None = None
+        self._outlet: Outlet
+        self._loose_bytes = 0  # came since the last sign of progress: a head's end, a piece of body
+        self._body_bytes = 0
+        self._fault: Fault | None = None  # to be told when all earlier requests are answered
+        self._is_deaf = False  # what still comes is read and dropped
+        self._wait = _Wait.NOTHING
+        self._deadline = Deadline(face.loop, self._expire)
+        self._began_at = 0.0
+
+    # ---- the connection ----------------------------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._outlet = Outlet(transport, self.loop)
+        self._watch(_Wait.HEAD, self._settings.head_timeout_seconds)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._is_deaf = True
+        self._deadline.cancel()
+        self.pipeline.clear()
+        self._leave()
+        self._face.closed()
+
+    def eof_received(self) -> None:
+        """The client closed its side: it has left, even if what it was sent still waits in our buffer."""
+        if self._active is not None:
+            self._leave()
+            self.transport.abort()
+
+    def _leave(self) -> None:
+        """Nobody waits for the answer under way any more: tell those who make it."""
+        active, self._active = self._active, None
+        if active is not None:
+            active.disconnected = True
+            active.message_event.set()
+            active.client.gone()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        if self._active is not None:
+            self._active.client.flow(True)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._active is not None:
+            self._active.client.flow(False)
+
+    def shutdown(self) -> None:
+        """The listener drains: close if idle, else after what is being answered."""
+        if self._active is not None:
+            self.cycle.keep_alive = False
+        elif self._phase is _Phase.BETWEEN:
+            self._close()
+
+    def _close(self) -> None:
+        self._is_deaf = True
+        self.transport.close()
+        self._watch(_Wait.END, _FLUSH_SECONDS)
+
+    # ---- what comes --------------------------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
+            return
+        self._loose_bytes += len(data)
+        try:
+            if self._loose_bytes > self._head_bytes:
+                self._feed_bounded(data)
+            else:
+                self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
+            return
+        except httptools.HttpParserError as error:
+            if not self._is_deaf:
+                is_ours = isinstance(error, httptools.HttpParserCallbackError)
+                self._refuse(malformed("its target is not a path" if is_ours else str(error)))
+            return
+        if self._phase is not _Phase.BETWEEN or self._active is None:
+            self._keep_time()
+
+    def _feed_bounded(self, data: bytes) -> None:
+        """Feed so that no head is taken that is longer than it may be, however much came at once."""
+        view = memoryview(data)
+        self._loose_bytes -= len(view)
+        while view:
+            room = len(view)
+            if self._phase is not _Phase.BODY:
+                room = min(room, self._head_bytes - self._loose_bytes)
+            self._loose_bytes += room
+            try:
+                self.parser.feed_data(view[:room])
+            except httptools.HttpParserUpgrade as upgrade:
+                raise httptools.HttpParserUpgrade(len(data) - len(view) + upgrade.args[0]) from None
+            view = view[room:]
+            if self._loose_bytes >= self._head_bytes and (view or self._loose_bytes > self._head_bytes):
+                # A whole head's worth of bytes, and neither its end nor a piece of body in them. In a body these are
+                # trailers or chunk extensions.
+                self._stop(headers_too_large(self._head_bytes))
+
+    def _stop(self, fault: Fault) -> None:
+        """Refuse from inside a parser's callback."""
+        self._refuse(fault)
+        raise _StopError
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Go on in HTTP/1.1, as a server may, with a request that offered more: Java's client offers h2c at first.
+
+        The parser takes such a request to be without a body. So the head is parsed anew, without the offer.
+        """
+        if self._is_deaf:
+            return
+        lines = [self.scope["method"].encode(), b" ", self.url, b" HTTP/1.1\r\n"]
+        for name, value in self.scope["headers"]:
+            if name != b"upgrade":
+                lines += (name, b": ", value, b"\r\n")
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._loose_bytes = 0
+        self._phase = _Phase.BETWEEN
+        self.data_received(b"".join((*lines, b"\r\n")))
+        if rest:
+            self.data_received(rest)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._phase = _Phase.HEAD
+        self._began_at = self.loop.time()
+
+    def on_headers_complete(self) -> None:
+        self._loose_bytes = 0
+        scope = self.scope
+        headers = self.headers
+        self.headers = []  # trailers are not headers, whoever reads the scope late
+        version = self.parser.get_http_version()
+        method = scope["method"] = self.parser.get_method().decode("ascii")
+        if self.parser.should_upgrade():
+            if method == "CONNECT" or (b"upgrade", b"websocket") in ((name, value.lower()) for name, value in headers):
+                self._stop(NO_UPGRADE)
+            return
+        if version != "1.1":
+            scope["http_version"] = version
+        url = httptools.parse_url(self.url) if self.url != b"*" else None
+        raw_path = (url.path if url is not None else self.url) or b"/"
+        path = raw_path.decode("ascii")
+        scope["path"] = urllib.parse.unquote(path) if "%" in path else path
+        scope["raw_path"] = raw_path
+        scope["query_string"] = (url.query if url is not None else None) or b""
+        for name, value in headers:
+            if name == b"content-length" and int(value) > self._settings.body_bytes:
+                self._stop(request_too_large(self._settings.body_bytes))
+        client = Client(self._outlet, self.flow, version)
+        scope["extensions"] = {EXTENSION: client}  # type: ignore[dict-item]
+        cycle = (Cycle if client.framed else UnframedCycle)(
+            scope=scope,
+            transport=self._outlet,  # type: ignore[arg-type]
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self._face.default_headers(),
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=client.framed and self.parser.should_keep_alive() and not self._face.is_draining,
+            on_response=self.on_response_complete,
+        )
+        cycle.client = client
+        cycle.face = self._face
+        self._phase = _Phase.BODY
+        if self._active is None:
+            self.cycle = self._active = cycle
+            self._start_asgi_task(cycle, self.app)
+        elif len(self.pipeline) < _MOST_PIPELINED:
+            self.cycle = cycle
+            self.pipeline.appendleft((cycle, self.app))
+        else:
+            self._drop_surplus()
+
+    def on_body(self, body: bytes) -> None:
+        self._loose_bytes = 0
+        self._body_bytes += len(body)
+        if self._body_bytes > self._settings.body_bytes:
+            self._stop(request_too_large(self._settings.body_bytes))
+        cycle = self.cycle
+        if cycle.response_complete:
+            return  # answered early; the rest is dropped
+        cycle.body += body
+        if len(cycle.body) > HIGH_WATER_LIMIT:
+            if cycle is self._active:
+                self.flow.pause_reading()
+            else:
+                self.pipeline.popleft()
+                self._drop_surplus()
+        cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        self._phase = _Phase.BETWEEN
+        self._loose_bytes = 0
+        self._body_bytes = 0
+        self._rest()
+        if self.parser.should_upgrade():
+            return
+        cycle = self.cycle
+        if not cycle.response_complete:
+            cycle.more_body = False
+            cycle.message_event.set()
+        # uvicorn leaves a body's last large piece with reading paused, and then nobody sees the client leave.
+        self.flow.resume_reading()
+
+    def _drop_surplus(self) -> None:
+        """More was pipelined than is kept: answer what there is, then close; the client sends the rest again."""
+        self._is_deaf = True
+        last = self.pipeline[0][0] if self.pipeline else self._active
+        assert last is not None
+        last.keep_alive = False
+        raise _StopError
+
+    # ---- what goes ---------------------------------------------------------------------------------------------------
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        assert isinstance(cycle, Cycle)
+        self._active = cycle
+        self._outlet.begin()
+        super()._start_asgi_task(cycle, app)
+
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        active, self._active = self._active, None
+        if active is not None:
+            active.client.forget()
+        if self.transport.is_closing():
+            self._watch(_Wait.END, _FLUSH_SECONDS)
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        elif self._fault is not None:
+            self._answer(self._fault)
+        else:
+            self._keep_time()
+
+    def _refuse(self, fault: Fault) -> None:
+        """Answer the request that is arriving with `fault`, after those before it, and take nothing more."""
+        self._is_deaf = True
+        self._rest()
+        active = self._active
+        if active is None:
+            self._answer(fault)
+        elif self._phase is not _Phase.BODY:
+            self._fault = fault
+        elif self.cycle is not active:
+            if self.pipeline and self.pipeline[0][0] is self.cycle:
+                self.pipeline.popleft()
+            self._fault = fault
+        elif active.response_started:
+            active.keep_alive = False  # answered before its body had come
+        else:
+            active.client.fault = fault
+            self._leave()
+            self._answer(fault, is_known=True)
+
+    def _answer(self, fault: Fault, *, is_known: bool = False) -> None:
+        """Send `fault` and end the connection. `is_known`: the application runs, and will note it."""
+        headers = self.headers or (self.scope["headers"] if self.scope is not None else [])
+        request_id = request_id_of(headers) or self._face.new_id()
+        body = fault.body()
+        lines = [STATUS_LINE[fault.status]]
+        for name, value in (
+            *self._face.default_headers(),
+            *fault.headers(),
+            (b"content-length", b"%d" % len(body)),
+            (b"connection", b"close"),
+            (b"x-request-id", request_id.encode()),
+        ):
+            lines += (name, b": ", value, b"\r\n")
+        self.flow.resume_reading()
+        self.transport.write(b"".join((*lines, b"\r\n", body)))
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._watch(_Wait.END, _LINGER_SECONDS)
+        if not is_known:
+            path = self.scope.get("path", "") if self.scope is not None else ""
+            self._face.take(
+                Record(
+                    request_id,
+                    path[:200],
+                    self._began_at,
+                    status=fault.status,
+                    code=fault.code,
+                    ended_at=self.loop.time(),
+                    detail=fault.message,
+                )
+            )
+
+    # ---- time --------------------------------------------------------------------------------------------------------
+
+    def _keep_time(self) -> None:
+        """Choose what the connection waits for now; a wait under way keeps its time."""
+        if self._is_deaf:
+            return
+        if self._phase is _Phase.BODY:
+            if self._wait is not _Wait.BODY:
+                self._watch(_Wait.BODY, self._settings.body_timeout_seconds)
+        elif self._active is not None:
+            self._rest()
+        elif self._phase is _Phase.HEAD or self._wait is _Wait.NEXT:
+            if self._wait is not _Wait.HEAD:
+                self._watch(_Wait.HEAD, self._settings.head_timeout_seconds)
+        elif self._face.is_draining:
+            self._close()
+        elif self._wait is _Wait.NOTHING:
+            self._watch(_Wait.NEXT, self._settings.keep_alive_seconds)
+
+    def _rest(self) -> None:
+        self._wait = _Wait.NOTHING
+        self._deadline.clear()
+
+    def _watch(self, wait: _Wait, seconds: float) -> None:
+        self._wait = wait
+        self._deadline.set(seconds)
+
+    def _expire(self) -> None:
+        if self._wait is _Wait.END:
+            self.transport.abort()
+        elif self._wait is _Wait.BODY:
+            self._refuse(request_timeout("body", self._settings.body_timeout_seconds))
+        elif self._phase is _Phase.HEAD:
+            self._refuse(request_timeout("head", self._settings.head_timeout_seconds))
+        else:
+            self._close()  # nothing of a request has come: there is nothing to answer

@@ -1,0 +1,565 @@
+"""The ledger: what every device, pod, tenant and key may hold, and the leases that hold it.
+
+An `Account` is a name with limits; whose it is makes no difference to it, so that an end user or a day's quota would
+be further rows. A `Lease` is what one admitted call holds on all its accounts at once: bytes of KV memory and a slot
+on the pod, the same bytes and a slot on tenant and key. It is charged whole or not at all, and released exactly once.
+
+Pods are charged, too: while one runs, it holds its memory limit and the device's overhead for a client on each of its
+devices, and, where it is dedicated to one tenant, its whole limit on that tenant's memory; the calls on a dedicated
+pod then charge no bytes to the tenant a second time. A pod that would overfill a device is not taken up, and gets no
+calls.
+
+This module checks and books. Whether to ask, in what order and with what answer is `admission`'s, the only caller.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from tenancy.call import Call
+from tenancy.lending import Standing, limit_of
+from tenancy.need import Need
+from tenancy.pace import Gaps, Pace
+from tenancy.policy import Budget, Device, Pod, Policy
+from tenancy.rates import Window, bucket_of
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What a pod holds, as declared or as its engine tells: KV memory in bytes or in tokens, and calls at once.
+
+    With neither size known, or no weight of a token, the pod is limited by its slots alone.
+    """
+
+    kv_bytes: int | None = None
+    slots: int | None = None
+    block_tokens: int = 16
+    kv_tokens: int | None = None
+
+
+class Account:
+    """Something with limits, and what is held against them: bytes of memory, slots, requests and tokens a minute."""
+
+    __slots__ = (
+        "gaps",
+        "leases",
+        "memory_held",
+        "memory_limit",
+        "name",
+        "requests",
+        "slots_held",
+        "slots_limit",
+        "tokens",
+    )
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.memory_limit: int | None = None
+        self.memory_held = 0
+        self.slots_limit: int | None = None
+        self.slots_held = 0
+        self.requests = Window(None)
+        self.tokens = Window(None)
+        self.gaps = Gaps()
+        self.leases: dict[Lease, None] = {}
+
+    @property
+    def is_full(self) -> bool:
+        """No slot is free."""
+        return self.slots_limit is not None and self.slots_held >= self.slots_limit
+
+    def has_room(self, bytes_: int) -> bool:
+        """Whether `bytes_` more would stay within the memory limit."""
+        return self.memory_limit is None or self.memory_held + bytes_ <= self.memory_limit
+
+    def take(self, bytes_: int, slots: int) -> None:
+        assert bytes_ >= 0 and slots >= 0
+        self.memory_held += bytes_
+        self.slots_held += slots
+
+    def give_back(self, bytes_: int, slots: int) -> None:
+        self.memory_held -= bytes_
+        self.slots_held -= slots
+        assert self.memory_held >= 0 and self.slots_held >= 0, f"{self.name} gave back more than it held"
+
+
+Hold = tuple[Account, int, int]
+"""What a lease holds on one account: the account, bytes, slots."""
+
+
+class Lease:
+    """What one admitted call holds, from its grant until it is released; `pod` is where it runs.
+
+    `output_tokens` is the most output a sequence may have, to be written into the pod's body. A lease is closing when
+    its call has ended for us while the pod may still be running it: then it is settled, yet holds what it held.
+    `left_behind` is the closing part that the last move left on the pod before.
+    """
+
+    __slots__ = (
+        "bucket",
+        "call",
+        "granted_at",
+        "host",
+        "id",
+        "is_closing",
+        "is_moved",
+        "is_released",
+        "is_settled",
+        "left_behind",
+        "need",
+        "owner_holds",
+        "pod_hold",
+        "windows",
+    )
+
+    def __init__(self, id_: int, call: Call, need: Need, host: Host, now: float) -> None:
+        self.id = id_
+        self.call = call
+        self.need = need
+        self.host = host
+        self.granted_at = now
+        self.bucket = bucket_of(now)
+        self.pod_hold: Hold | None = None
+        self.owner_holds: tuple[Hold, ...] = ()
+        self.windows: tuple[Window, ...] = ()  # of tokens, that the call was charged to
+        self.is_closing = False
+        self.is_moved = False
+        self.is_settled = False
+        self.is_released = False
+        self.left_behind: Lease | None = None
+
+    @property
+    def pod(self) -> str:
+        return self.host.name
+
+    @property
+    def output_tokens(self) -> int:
+        return self.need.stated_output_tokens
+
+    def held_on(self, account: Account) -> tuple[int, int]:
+        """The bytes and slots that this lease holds on `account`."""
+        if self.pod_hold is not None and self.pod_hold[0] is account:
+            return self.pod_hold[1:]
+        return next((hold[1:] for hold in self.owner_holds if hold[0] is account), (0, 0))
+
+    def __repr__(self) -> str:
+        state = "released" if self.is_released else "closing" if self.is_closing else "held"
+        return f"<Lease {self.id} {self.call.tenant.name} on {self.pod} {state}>"
+
+
+class Host:
+    """A pod as the ledger knows it: its account, what a token weighs on it, and whether it is taken up."""
+
+    __slots__ = (
+        "account",
+        "block_tokens",
+        "closing",
+        "is_known",
+        "is_taken_up",
+        "name",
+        "owner",
+        "pace",
+        "pod",
+        "standing",
+        "weights",
+    )
+
+    def __init__(self, pod: Pod) -> None:
+        self.name = pod.name
+        self.account = Account(f"pod/{pod.name}")
+        self.pace = Pace()
+        self.closing = 0
+        self.is_taken_up = False
+        self.standing: tuple[Hold, ...] = ()  # what the pod itself holds while it is taken up
+        self.is_known = False
+        self.block_tokens = 16
+        self.weights: dict[str, tuple[int, int]] = {}  # model -> bytes a token, as a fraction
+        self.pod = pod
+        self.owner = pod.owner
+
+    def declare(self, pod: Pod, policy: Policy) -> None:
+        """Take over what the file says of the pod; of its capacity nothing is known before it runs."""
+        self.pod = pod
+        self.owner = pod.owner
+        if not self.is_known:
+            self._weigh_models(policy, None, None)
+
+    def measure(self, capacity: Capacity, policy: Policy) -> None:
+        """Take over what the pod holds; what its engine does not tell is what the file declares, or unknown."""
+        memory = capacity.kv_bytes if capacity.kv_bytes is not None else self.pod.kv_memory_bytes
+        slots = capacity.slots
+        if slots is None:
+            slots = self.pod.concurrency if self.pod.concurrency is not None else self.pod.slots
+        self.block_tokens = max(1, capacity.block_tokens)
+        self._weigh_models(policy, memory, capacity.kv_tokens)
+        if memory is None and capacity.kv_tokens is not None and self.weights:
+            memory = capacity.kv_tokens * min(bytes_ for bytes_, _ in self.weights.values())
+        self.account.memory_limit = memory
+        self.account.slots_limit = slots
+        self.is_known = True
+
+    def _weigh_models(self, policy: Policy, memory: int | None, tokens: int | None) -> None:
+        self.weights = {}
+        for served in self.pod.models:
+            model = policy.models.get(served.name)
+            if model is not None and model.kv_bytes_per_token is not None:
+                self.weights[served.name] = (model.kv_bytes_per_token, 1)
+            elif memory is not None and tokens:
+                self.weights[served.name] = (memory, tokens)
+
+    def weigh(self, need: Need, model: str) -> int:
+        """The bytes of KV memory that `need` takes here; 0 where a token's weight is not known."""
+        weight = self.weights.get(model)
+        if weight is None:
+            return 0
+        bytes_, tokens = weight
+        return -(-need.blocks(self.block_tokens) * self.block_tokens * bytes_ // tokens)
+
+    def could_hold(self, bytes_: int) -> bool:
+        """Whether the pod, empty, would hold a call of that size."""
+        account = self.account
+        return (account.memory_limit is None or bytes_ <= account.memory_limit) and account.slots_limit != 0
+
+    def fits(self, bytes_: int) -> bool:
+        account = self.account
+        return not account.is_full and account.has_room(bytes_)
+
+
+class Owner:
+    """A tenant or a key: who pays. Memory is one figure over all devices, or one account a device."""
+
+    __slots__ = ("account", "by_device", "guarantee_bytes", "pays_for_pods")
+
+    def __init__(self, name: str) -> None:
+        self.account = Account(name)
+        self.by_device: dict[str, Account] | None = None
+        self.guarantee_bytes: int | None = None
+        self.pays_for_pods: str | None = None  # the tenant whose dedicated pods this owner pays for whole
+
+    def limit(self, budget: Budget, ratio: float, devices: frozenset[str]) -> None:
+        """Take over the limits of `budget`, multiplying memory by `ratio`; what is held stays held."""
+        account = self.account
+        account.slots_limit = budget.concurrency
+        account.requests.limit = budget.requests_per_minute
+        account.tokens.limit = budget.tokens_per_minute
+        account.memory_limit = limit_of(budget.memory_bytes, ratio)
+        self.guarantee_bytes = budget.memory_bytes
+        if budget.memory_by_device is None:
+            self.by_device = None
+            return
+        before = self.by_device or {}
+        self.guarantee_bytes = sum(budget.memory_by_device.values())
+        self.by_device = {}
+        for device in sorted(devices | set(budget.memory_by_device)):
+            share = before.get(device) or Account(f"{account.name}/{device}")
+            share.memory_limit = limit_of(budget.memory_by_device.get(device, 0), ratio)
+            self.by_device[device] = share
+
+    def lacks_memory(self, bytes_: int, host: Host, credit: Lease | None = None) -> Account | None:
+        """The account on which `bytes_` on `host` do not fit now, if any; what `credit` holds counts as free."""
+        if self.by_device is None:
+            account = self.account
+            if account.memory_limit is None or self._paid_whole(host):
+                return None
+            more = bytes_ if credit is None else bytes_ - credit.held_on(account)[0]
+            return None if account.has_room(more) else account
+        for account, share, _ in self._shares(bytes_, host):
+            more = share if credit is None else share - credit.held_on(account)[0]
+            if not account.has_room(more):
+                return account
+        return None
+
+    def never_holds(self, bytes_: int, host: Host) -> Account | None:
+        """The account whose limit is below what `bytes_` on `host` ask of it, if any."""
+        if self.by_device is None:
+            account = self.account
+            limit = account.memory_limit
+            return account if limit is not None and bytes_ > limit and not self._paid_whole(host) else None
+        for account, share, _ in self._shares(bytes_, host):
+            if account.memory_limit is not None and share > account.memory_limit:
+                return account
+        return None
+
+    def holds(self, bytes_: int, host: Host) -> tuple[Hold, ...]:
+        """What a call of `bytes_` on `host` holds here: one slot, and its bytes where they count."""
+        if self.by_device is None:
+            return ((self.account, 0 if self._paid_whole(host) else bytes_, 1),)
+        return ((self.account, 0, 1), *self._shares(bytes_, host))
+
+    def memory_of_pod(self, pod: Pod, bytes_a_device: Mapping[str, int]) -> tuple[Hold, ...]:
+        """What a pod dedicated to this owner holds here while it runs."""
+        if self.by_device is None:
+            return ((self.account, sum(bytes_a_device.values()), 0),)
+        return tuple((self.by_device[device], bytes_a_device[device], 0) for device in pod.devices)
+
+    @property
+    def standing(self) -> Standing:
+        """Guarantee, limit and what is held, over all devices."""
+        if self.by_device is None:
+            return Standing(self.guarantee_bytes, self.account.memory_limit, self.account.memory_held)
+        shares = self.by_device.values()
+        limit = sum(share.memory_limit or 0 for share in shares)
+        return Standing(self.guarantee_bytes, limit, sum(share.memory_held for share in shares))
+
+    def _paid_whole(self, host: Host) -> bool:
+        return self.pays_for_pods is not None and host.owner == self.pays_for_pods
+
+    def _shares(self, bytes_: int, host: Host) -> Iterator[Hold]:
+        if self.by_device is None or self._paid_whole(host):
+            return
+        devices = host.pod.devices
+        share = -(-bytes_ // len(devices))
+        for device in devices:
+            yield self.by_device[device], share, 0
+
+
+def memory_limit(pod: Pod, device: Device | None, policy: Policy) -> int:
+    """What `pod` may take of `device`, without the overhead: its MPS limit or declared memory, capped by its profile.
+
+    A profile that does not share takes the whole device. A pod that nothing is known of counts as 0: `check` says so.
+    """
+    profile = policy.profile_of(pod.profile)
+    if not profile.gpu_share and device is not None and device.memory_bytes is not None:
+        return max(0, device.memory_bytes - device.overhead_bytes)
+    limit = pod.mps.memory_bytes if pod.mps.memory_bytes is not None else pod.memory_bytes
+    if limit is None:
+        return 0
+    return limit if profile.max_memory_bytes is None else min(limit, profile.max_memory_bytes)
+
+
+class Ledger:
+    """All accounts, hosts and leases. It answers `view` questions of a ranking, too: shares and calls of a pod."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.hosts: dict[str, Host] = {}
+        self.tenants: dict[str, Owner] = {}
+        self.keys: dict[tuple[str, str], Owner] = {}
+        self.devices: dict[str, Account] = {}
+        self.left_out: dict[str, str] = {}
+        self._policy = policy
+        self._leases = 0
+        self.adopt(policy)
+
+    # what may be held
+
+    def adopt(self, policy: Policy) -> None:
+        """Take over the limits of `policy`. What is held stays held, also by owners that are no more."""
+        self._policy = policy
+        running = [host for host in self.hosts.values() if host.is_taken_up]
+        for host in running:
+            self._put_down(host)
+        running += [self.hosts[name] for name in self.left_out]
+        devices = frozenset(device for pod in policy.pods.values() for device in pod.devices) | frozenset(
+            policy.devices
+        )
+        owners_before = self.tenants
+        self._limit_owners(policy, devices)
+        accounts = {name: self.devices.get(name) or Account(f"device/{name}") for name in sorted(devices)}
+        for name, account in accounts.items():
+            device = policy.devices.get(name)
+            account.memory_limit = None if device is None else device.memory_bytes
+        self.devices = accounts
+        before = self.hosts
+        self.hosts = {}
+        for name, pod in policy.pods.items():
+            host = before.get(name) or Host(pod)
+            host.declare(pod, policy)
+            self.hosts[name] = host
+        leases = [lease for owner in owners_before.values() for lease in owner.account.leases]
+        for lease in leases:  # their owners' limits may have changed form, or the pod its tenants
+            owners = self.owners(lease.call)
+            if owners is not None:
+                bytes_ = lease.host.weigh(lease.need, lease.call.model) if lease.pod_hold is None else lease.pod_hold[1]
+                self._rebook(lease, bytes_, lease.host, owners)
+        self.left_out = {}
+        for host in running:
+            if self.hosts.get(host.name) is host:
+                self._take_up(host)
+
+    def _limit_owners(self, policy: Policy, devices: frozenset[str]) -> None:
+        tenants, keys = self.tenants, self.keys
+        self.tenants, self.keys = {}, {}
+        for tenant in policy.tenants.values():
+            owner = tenants.get(tenant.name) or Owner(f"tenant/{tenant.name}")
+            owner.limit(tenant.budget, policy.profile_of(tenant.profile).overcommit_ratio, devices)
+            owner.pays_for_pods = tenant.name
+            self.tenants[tenant.name] = owner
+            for key in tenant.keys:
+                if key.budget != Budget():
+                    place = (tenant.name, key.name)
+                    owner = keys.get(place) or Owner(f"key/{tenant.name}/{key.name}")
+                    owner.limit(key.budget, 1.0, devices)
+                    self.keys[place] = owner
+
+    def run(self, capacities: Mapping[str, Capacity | None]) -> None:
+        """Pods run with these capacities; those with `None`, or not named, do not. Stops are booked before starts."""
+        for name, host in self.hosts.items():
+            if capacities.get(name) is None:
+                self.left_out.pop(name, None)
+                if host.is_taken_up:
+                    self._put_down(host)
+        for name, host in self.hosts.items():
+            capacity = capacities.get(name)
+            if capacity is not None:
+                host.measure(capacity, self._policy)
+                if not host.is_taken_up:
+                    self._take_up(host)
+
+    def retry_left_out(self) -> bool:
+        """Take up what did not fit before; whether any pod was."""
+        names = list(self.left_out)
+        for name in names:
+            self._take_up(self.hosts[name])
+        return len(self.left_out) < len(names)
+
+    def _take_up(self, host: Host) -> None:
+        holds = self._standing_of(host.pod)
+        for account, bytes_, _ in holds:
+            if not account.has_room(bytes_):
+                self.left_out[host.name] = (
+                    f"pod {host.name} would hold {bytes_} bytes on {account.name}, which has a limit of "
+                    f"{account.memory_limit} and holds {account.memory_held}"
+                )
+                return
+        for account, bytes_, slots in holds:
+            account.take(bytes_, slots)
+        self.left_out.pop(host.name, None)
+        host.standing = holds
+        host.is_taken_up = True
+
+    def _put_down(self, host: Host) -> None:
+        for account, bytes_, slots in host.standing:
+            account.give_back(bytes_, slots)
+        host.standing = ()
+        host.is_taken_up = False
+
+    def _standing_of(self, pod: Pod) -> tuple[Hold, ...]:
+        limits = {name: memory_limit(pod, self._policy.devices.get(name), self._policy) for name in pod.devices}
+        holds: list[Hold] = []
+        for name, limit in limits.items():
+            device = self._policy.devices.get(name)
+            holds.append((self.devices[name], limit + (0 if device is None else device.overhead_bytes), 0))
+        owner = None if pod.owner is None else self.tenants.get(pod.owner)
+        if owner is not None:
+            holds.extend(owner.memory_of_pod(pod, limits))
+        return tuple(holds)
+
+    # who is asked
+
+    def owners(self, call: Call) -> tuple[Owner, ...] | None:
+        """The accounts that pay for `call`: its key, where that has limits, and its tenant. `None`: no such tenant."""
+        tenant = self.tenants.get(call.tenant.name)
+        if tenant is None:
+            return None
+        key = self.keys.get((call.tenant.name, call.key.name))
+        return (tenant,) if key is None else (key, tenant)
+
+    # leases
+
+    def grant(self, call: Call, need: Need, host: Host, owners: tuple[Owner, ...], now: float) -> Lease:
+        """Charge every account and the rates. The caller has seen that all of it fits, in this very turn."""
+        self._leases += 1
+        lease = Lease(self._leases, call, need, host, now)
+        bytes_ = host.weigh(need, call.model)
+        assert host.is_taken_up and host.fits(bytes_), f"{host.name} was chosen and has no room"
+        assert not any(owner.account.is_full or owner.lacks_memory(bytes_, host) for owner in owners)
+        if len(owners) == 1:
+            lease.owner_holds = owners[0].holds(bytes_, host)
+        else:
+            lease.owner_holds = tuple(hold for owner in owners for hold in owner.holds(bytes_, host))
+        for hold in lease.owner_holds:
+            self._take(lease, hold, now)
+        for owner in owners:
+            owner.account.requests.charge(1, now)
+            owner.account.tokens.charge(need.tokens, now)
+        lease.windows = tuple(owner.account.tokens for owner in owners)
+        self._put_on(lease, host, bytes_, now)
+        return lease
+
+    def take_off(self, lease: Lease, now: float, *, let_go: bool) -> None:
+        """The call ends on its pod and will go on elsewhere: the pod's part is given back, or left behind as closing."""
+        if lease.pod_hold is None:
+            return
+        hold, lease.pod_hold = lease.pod_hold, None
+        self._give_back(lease, hold, now)
+        if not let_go:
+            self._leases += 1
+            behind = Lease(self._leases, lease.call, lease.need, lease.host, lease.granted_at)
+            behind.is_closing = behind.is_settled = True
+            behind.pod_hold = hold
+            self._take(behind, hold, now)
+            lease.host.closing += 1
+            lease.left_behind = behind
+
+    def put_on(self, lease: Lease, host: Host, owners: tuple[Owner, ...], now: float) -> None:
+        """The call goes on, on `host`: slots of tenant and key stay taken, and their bytes become those of this pod."""
+        assert lease.pod_hold is None and not lease.is_released
+        bytes_ = host.weigh(lease.need, lease.call.model)
+        assert host.is_taken_up and host.fits(bytes_), f"{host.name} was chosen and has no room"
+        self._rebook(lease, bytes_, host, owners)
+        lease.host = host
+        lease.is_moved = True
+        self._put_on(lease, host, bytes_, now)
+
+    def book(self, lease: Lease, tokens: int, now: float) -> None:
+        """The call used `tokens` in all: the difference to what it was charged goes to the minute of its admission."""
+        for window in lease.windows:
+            window.correct(lease.bucket, tokens - lease.need.tokens, now)
+
+    def close(self, lease: Lease) -> None:
+        """The call has ended for us, and the pod may go on with it."""
+        assert not lease.is_closing and not lease.is_released and lease.pod_hold is not None
+        lease.is_closing = True
+        lease.host.closing += 1
+
+    def release(self, lease: Lease, now: float) -> None:
+        """Give back everything that the lease holds. Once."""
+        assert not lease.is_released, f"{lease!r} is released twice"
+        lease.is_released = True
+        if lease.pod_hold is not None:
+            self._give_back(lease, lease.pod_hold, now)
+            if lease.is_closing:
+                lease.host.closing -= 1
+        for hold in lease.owner_holds:
+            self._give_back(lease, hold, now)
+
+    def _rebook(self, lease: Lease, bytes_: int, host: Host, owners: tuple[Owner, ...]) -> None:
+        for account, held, slots in lease.owner_holds:
+            account.give_back(held, slots)
+            account.leases.pop(lease, None)
+        lease.owner_holds = tuple(hold for owner in owners for hold in owner.holds(bytes_, host))
+        for account, held, slots in lease.owner_holds:
+            account.take(held, slots)
+            account.leases[lease] = None
+
+    def _put_on(self, lease: Lease, host: Host, bytes_: int, now: float) -> None:
+        lease.pod_hold = (host.account, bytes_, 1)
+        self._take(lease, lease.pod_hold, now)
+
+    def _take(self, lease: Lease, hold: Hold, now: float) -> None:
+        account, bytes_, slots = hold
+        if slots and not account.slots_held:
+            account.gaps.began(now)
+        account.leases[lease] = None
+        account.take(bytes_, slots)
+
+    def _give_back(self, lease: Lease, hold: Hold, now: float) -> None:
+        account, bytes_, slots = hold
+        account.give_back(bytes_, slots)
+        if slots:
+            account.gaps.released(now)
+        account.leases.pop(lease, None)
+
+    # the view of a ranking
+
+    def kv_share(self, pod: str) -> float:
+        """The reserved share of the pod's KV memory, or of its slots where the memory is not known; 0 to 1."""
+        account = self.hosts[pod].account
+        if account.memory_limit:
+            return min(1.0, account.memory_held / account.memory_limit)
+        return min(1.0, account.slots_held / account.slots_limit) if account.slots_limit else 0.0
+
+    def calls_on(self, pod: str) -> int:
+        """The calls that hold a slot on the pod, closing ones included."""
+        return self.hosts[pod].account.slots_held

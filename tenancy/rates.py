@@ -1,0 +1,91 @@
+"""Requests and tokens a minute: in no window of 60 seconds is more admitted than the limit.
+
+A `Window` keeps what was charged in buckets of 100 ms and forgets a bucket when all of it lies more than 60 s back. A
+fixed minute would let twice the limit through around its turn, and a leaky bucket lets limit + burst through, so
+neither keeps the promise. Buckets that hold nothing cost nothing: a thousand idle tenants are a thousand empty dicts.
+
+Charges are for good; what a call turned out to use is corrected in the bucket of its admission, up or down, while that
+bucket still counts. A correction may push a window over its limit: then nothing is admitted until it has passed.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+WINDOW_SECONDS = 60.0
+_PER_SECOND = 10  # buckets
+_KEPT = int(WINDOW_SECONDS) * _PER_SECOND + 1  # the current bucket, and those that reach into the 60 s before now
+
+
+def bucket_of(now: float) -> int:
+    """The number of the bucket into which a charge at `now` goes; keep it to correct the charge later."""
+    return int(now * _PER_SECOND // 1)
+
+
+class Window:
+    """What was charged in the last 60 seconds, against `limit` (`None`: not limited, but still counted)."""
+
+    __slots__ = ("_amounts", "_order", "_used", "limit")
+
+    def __init__(self, limit: int | None) -> None:
+        self.limit = limit
+        self._amounts: dict[int, int] = {}
+        self._order: deque[int] = deque()
+        self._used = 0
+
+    def used(self, now: float) -> int:
+        """What counts at `now`."""
+        self._forget(bucket_of(now))
+        return self._used
+
+    def fits(self, amount: int, now: float) -> bool:
+        """Whether `amount` may be charged at `now`."""
+        if self.limit is None:
+            return True
+        self._forget(bucket_of(now))
+        return self._used + amount <= self.limit
+
+    def charge(self, amount: int, now: float) -> None:
+        """Count `amount` as used at `now`."""
+        bucket = bucket_of(now)
+        self._forget(bucket)
+        if bucket in self._amounts:
+            self._amounts[bucket] += amount
+        else:
+            assert not self._order or self._order[-1] < bucket, "time ran backwards"
+            self._amounts[bucket] = amount
+            self._order.append(bucket)
+        self._used += amount
+
+    def correct(self, bucket: int, difference: int, now: float) -> None:
+        """Add `difference` to what was charged in `bucket`, if that still counts."""
+        self._forget(bucket_of(now))
+        if bucket in self._amounts:
+            self._amounts[bucket] += difference
+            self._used += difference
+            assert self._amounts[bucket] >= 0, "a correction took back more than was charged"
+
+    def opens_at(self, amount: int, now: float) -> float | None:
+        """The first moment from `now` on at which `amount` fits if nothing else is charged; `None`: it never does."""
+        if self.limit is None:
+            return now
+        if amount > self.limit:
+            return None
+        self._forget(bucket_of(now))
+        over = self._used + amount - self.limit
+        if over <= 0:
+            return now
+        for bucket in self._order:
+            over -= self._amounts[bucket]
+            if over <= 0:
+                return (bucket + _KEPT) / _PER_SECOND  # n / 10 * 10 == n in doubles, so `bucket_of` agrees
+        raise AssertionError("the buckets do not add up to what is used")
+
+    def empties_at(self, now: float) -> float:
+        """When nothing charged so far counts any more."""
+        self._forget(bucket_of(now))
+        return (self._order[-1] + _KEPT) / _PER_SECOND if self._order else now
+
+    def _forget(self, bucket: int) -> None:
+        while self._order and self._order[0] <= bucket - _KEPT:
+            self._used -= self._amounts.pop(self._order.popleft())

@@ -1,0 +1,222 @@
+"""Why a call cannot run, in the contract's order, and when coming back would succeed.
+
+Two questions about one call: can it ever be held (`never`), and what stands in its way now (`refusal`). The first
+reason is the one that is named; the time to come back is that of the slowest. Rates tell their moment exactly. For
+bytes and slots it is a forecast: the leases on the account end in the order that their pods' pace suggests, until
+enough is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from math import ceil
+
+from tenancy.call import Call
+from tenancy.ledger import Account, Host, Lease, Owner
+from tenancy.need import LEAST_BYTES_A_TOKEN, Need
+from tenancy.policy import Model
+from tenancy.queue import Ticket
+from tenancy.rates import Window
+from tenancy.refusal import Code, Refusal
+
+_MOST_SAMPLED = 32  # pods looked at for a forecast: the soonest of them is late at worst
+_CLOSING_SECONDS = 2.0
+POD_COMES_SECONDS = 5.0  # a guess: pods start in seconds to minutes
+_STANDING_SECONDS = 60.0  # what is held by a running pod comes back when it stops, which nobody foresees
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """One thing that stands in a call's way; `seconds` from now it will be gone, if nobody else comes."""
+
+    code: Code
+    account: str
+    unit: str
+    limit: float | None
+    used: float | None
+    asked: float
+    seconds: float
+
+    def refusal(self, seconds: float) -> Refusal:
+        """As the reason that is named; `seconds` are those of the slowest."""
+        return Refusal(
+            code=self.code,
+            account=self.account,
+            message=_sentence(self),
+            unit=self.unit,
+            limit=self.limit,
+            used=self.used,
+            asked=self.asked,
+            retry_after_seconds=whole_milliseconds(seconds),
+        )
+
+
+def whole_milliseconds(seconds: float) -> float:
+    """Rounded up, so that nobody comes back too early."""
+    return ceil(seconds * 1000 + 1e-6) / 1000
+
+
+def never(
+    call: Call, need: Need, owners: Sequence[Owner], reach: Sequence[Host], model: Model | None
+) -> Refusal | None:
+    """Why `call` could not be held even with nothing else there, or `None`. `reach`: all pods that may ever serve it."""
+    if model is not None and model.context_tokens is not None:
+        least = call.prompt_bytes // LEAST_BYTES_A_TOKEN
+        if least > model.context_tokens * need.prompts:
+            return Refusal(
+                Code.CONTEXT_LENGTH_EXCEEDED,
+                f"model/{model.name}",
+                f"the prompt has at least {least} tokens, and the context of {model.name} is {model.context_tokens}",
+                "tokens",
+                model.context_tokens,
+                0,
+                least,
+            )
+    for owner in owners:
+        account = owner.account
+        if account.requests.limit is not None and account.requests.limit < 1:
+            return _exceeds(account.name, "requests", account.requests.limit, 1)
+        if account.tokens.limit is not None and account.tokens.limit < need.tokens:
+            return _exceeds(account.name, "tokens", account.tokens.limit, need.tokens)
+        if account.slots_limit is not None and account.slots_limit < 1:
+            return _exceeds(account.name, "requests", account.slots_limit, 1)
+    refusal: Refusal | None = None
+    for host in reach:
+        bytes_ = host.weigh(need, call.model)
+        short = next((short for owner in owners if (short := owner.never_holds(bytes_, host)) is not None), None)
+        if short is None and (not host.is_known or host.could_hold(bytes_)):
+            return None
+        if short is not None:
+            refusal = refusal or _exceeds(short.name, "bytes", short.memory_limit, bytes_)
+        elif host.account.slots_limit == 0:
+            refusal = refusal or _exceeds(host.account.name, "requests", 0, 1)
+        else:
+            refusal = refusal or _exceeds(host.account.name, "bytes", host.account.memory_limit, bytes_)
+    return refusal
+
+
+def rates(owners: Iterable[Owner], tokens: int, now: float) -> Iterator[Reason]:
+    """The rates that are spent: requests before tokens, the key before its tenant."""
+    accounts = [owner.account for owner in owners]
+    for account in accounts:
+        window = account.requests
+        if not window.fits(1, now):
+            yield _spent(Code.REQUEST_RATE, account.name, "requests a minute", window, 1, now)
+    for account in accounts:
+        window = account.tokens
+        if not window.fits(tokens, now):
+            yield _spent(Code.TOKEN_RATE, account.name, "tokens a minute", window, tokens, now)
+
+
+def in_the_way(ticket: Ticket, hosts: Sequence[Host], now: float) -> list[Reason]:
+    """All that keeps the call from running now, in the order in which it is named; `hosts`: the pods that are ready.
+
+    A call that only looks for another pod has its slots and has paid its rates.
+    """
+    call, need, owners = ticket.call, ticket.need, ticket.owners
+    found: list[Reason] = []
+    if ticket.moving is None:
+        found.extend(rates(owners, need.tokens, now))
+        for owner in owners:
+            account = owner.account
+            if account.is_full:
+                seconds = _frees_in(account, 0, 1, now)
+                found.append(_held(Code.CONCURRENCY_BUDGET, account, "requests", 1, seconds))
+    if hosts:
+        found.extend(_memory_and_pods(call, need, owners, hosts, now))
+    else:
+        found.append(no_pod(call))
+    return found
+
+
+def no_pod(call: Call) -> Reason:
+    """Nothing that is ready serves the call's model."""
+    return Reason(Code.NO_POD, f"model/{call.model}", "pods", None, 0, 1, POD_COMES_SECONDS)
+
+
+def kept(hosts: Sequence[Host], seconds: float) -> Reason:
+    """Pods have room, and keep it for calls that have been waiting for longer."""
+    host = hosts[0]
+    account = host.account
+    return Reason(Code.POD_CAPACITY, account.name, "bytes", account.memory_limit, account.memory_held, 0, seconds)
+
+
+def _memory_and_pods(
+    call: Call, need: Need, owners: Sequence[Owner], hosts: Sequence[Host], now: float
+) -> Iterator[Reason]:
+    """Memory is short where no pod's share of it fits; pods are where none that the memory allows has room."""
+    soonest: tuple[float, Host, int] | None = None
+    for host in islice(hosts, _MOST_SAMPLED):
+        bytes_ = host.weigh(need, call.model)
+        seconds = _room_in(host, bytes_, now)
+        for owner in owners:
+            for account, share, _ in owner.holds(bytes_, host):
+                if not account.has_room(share):
+                    seconds = max(seconds, _frees_in(account, share, 0, now))
+        if soonest is None or seconds < soonest[0]:
+            soonest = (seconds, host, bytes_)
+    assert soonest is not None
+    seconds, host, bytes_ = soonest
+    if seconds == 0.0:
+        return
+    for owner in owners:
+        short = owner.lacks_memory(bytes_, host)
+        if short is not None and all(owner.lacks_memory(other.weigh(need, call.model), other) for other in hosts):
+            asked = next(share for account, share, _ in owner.holds(bytes_, host) if account is short)
+            yield _held(Code.MEMORY_BUDGET, short, "bytes", asked, seconds)
+    if not any(other.fits(other.weigh(need, call.model)) for other in hosts):
+        account = host.account
+        if account.is_full:
+            yield _held(Code.POD_CAPACITY, account, "requests", 1, seconds)
+        else:
+            yield _held(Code.POD_CAPACITY, account, "bytes", bytes_, seconds)
+
+
+def _room_in(host: Host, bytes_: int, now: float) -> float:
+    return 0.0 if host.fits(bytes_) else _frees_in(host.account, bytes_, 1, now)
+
+
+def _frees_in(account: Account, bytes_: int, slots: int, now: float) -> float:
+    """Seconds until `account` will have room, if its leases end as their pods' pace suggests."""
+    over_bytes = 0 if account.memory_limit is None else account.memory_held + bytes_ - account.memory_limit
+    over_slots = 0 if account.slots_limit is None else account.slots_held + slots - account.slots_limit
+    for seconds, lease in sorted(((_remaining(lease, now), lease) for lease in account.leases), key=lambda end: end[0]):
+        if over_bytes <= 0 and over_slots <= 0:
+            break
+        held_bytes, held_slots = lease.held_on(account)
+        over_bytes -= held_bytes
+        over_slots -= held_slots
+        if over_bytes <= 0 and over_slots <= 0:
+            return seconds
+    return 0.0 if over_bytes <= 0 and over_slots <= 0 else _STANDING_SECONDS
+
+
+def _remaining(lease: Lease, now: float) -> float:
+    if lease.is_closing:
+        return _CLOSING_SECONDS
+    return lease.host.pace.remaining(lease.need.output_tokens, now - lease.granted_at)
+
+
+def _spent(code: Code, account: str, unit: str, window: Window, asked: int, now: float) -> Reason:
+    opens_at = window.opens_at(asked, now)
+    seconds = _STANDING_SECONDS if opens_at is None else opens_at - now
+    return Reason(code, account, unit, window.limit, window.used(now), asked, seconds)
+
+
+def _held(code: Code, account: Account, unit: str, asked: int, seconds: float) -> Reason:
+    if unit == "bytes":
+        return Reason(code, account.name, unit, account.memory_limit, account.memory_held, asked, seconds)
+    return Reason(code, account.name, unit, account.slots_limit, account.slots_held, asked, seconds)
+
+
+def _exceeds(account: str, unit: str, limit: float | None, asked: float) -> Refusal:
+    message = f"the call asks {asked} {unit} of {account}, which has {limit} in all"
+    return Refusal(Code.EXCEEDS_BUDGET, account, message, unit, limit, None, asked)
+
+
+def _sentence(reason: Reason) -> str:
+    if reason.code is Code.NO_POD:
+        return f"no pod is ready for {reason.account.removeprefix('model/')}"
+    return f"{reason.account} has {reason.limit} {reason.unit}, of which {reason.used} are taken; the call asks {reason.asked}"
