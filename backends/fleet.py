@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import count
 from types import MappingProxyType
 
 from backends.engines.engine import Engine, Reading
@@ -87,7 +88,8 @@ class Sizes:
 class FleetPod:
     """One pod as it is now; the fleet alone changes it.
 
-    `life` counts its starts and ejections: what was asked of an earlier life says nothing of this one.
+    `life` changes with each start, end and ejection, and none comes twice: what was asked of one says nothing of the
+    next.
     """
 
     pod: Pod
@@ -139,6 +141,7 @@ class Fleet:
         self._on_doubt = on_doubt
         self._on_eject = on_eject
         self._pods: dict[str, FleetPod] = {}
+        self._lives = count(1)
         self.version = 0
         """Rises with every change of a pod's state or capacity, or of the policy: what was derived is stale then."""
         for pod in policy.pods.values():
@@ -198,7 +201,7 @@ class Fleet:
         if pod is None or pod.state in {PodState.DRAINING, PodState.STOPPED}:
             return
         pod.url = url
-        pod.life += 1
+        pod.life = next(self._lives)
         pod.failed_probes = pod.failed_attempts = 0
         pod.failed_since = pod.reading = None
         self._step(pod, PodState.STARTING)
@@ -252,7 +255,7 @@ class Fleet:
         if pod is None:
             return
         pod.last_error = reason
-        pod.life += 1
+        pod.life = next(self._lives)
         pod.reading = None
         if pod.pod.is_supervised:
             pod.url = None
@@ -307,7 +310,7 @@ class Fleet:
         ]
         for name in gone:
             pod = self._pods[name]
-            pod.life += 1
+            pod.life = next(self._lives)
             pod.last_error = reason
             pod.reading = None
             if pod.state is not PodState.DRAINING:
@@ -334,7 +337,7 @@ class Fleet:
 
     def _fresh(self, pod: Pod) -> FleetPod:
         engine = None if pod.engine is None else ENGINES[pod.engine]
-        found = FleetPod(pod, PodState.STARTING, url=pod.url, engine=engine)
+        found = FleetPod(pod, PodState.STARTING, url=pod.url, engine=engine, life=next(self._lives))
         found.capacity = self._capacity(found)
         return found
 

@@ -166,9 +166,8 @@ class Health:
         else:
             watch.follow_up = None
             least = len(self._fleet.pods) / self._pace.most_per_second
-            seconds = max(self._pace.reading_seconds, least) * self._random.uniform(
-                0.9, 1.1
-            )  # so that polls spread out
+            pace = max(self._pace.reading_seconds, least)
+            seconds = pace * self._random.uniform(0.9, 1.1)  # so that polls spread out
         await _set_or_late(watch.poked, seconds)
         early = watch.asked_at + CLOSEST_SECONDS - self._clock()
         if early > 0:
@@ -201,11 +200,13 @@ class Health:
         if not self._is_same(name, pod, life):
             return
         self._fleet.recognised(name, engine)
-        self._fleet.take(name, reading)
+        if reading is not None:
+            self._fleet.take(name, reading)  # before `ready`, so that nothing is admitted beyond a size not known yet
         if is_due:
             watch.healthy_at = watch.asked_at
             self._fleet.ready(name)
-        self._on_reading(name, reading)
+        if reading is not None:
+            self._on_reading(name, reading)
 
     def _is_same(self, name: str, pod: FleetPod, life: int) -> bool:
         """Whether what was asked still says something of the pod as it is now."""
@@ -227,7 +228,8 @@ class Health:
         status, body = await self._get(pod, url, engine.health_path)
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             raise _Unwell(f"GET {engine.health_path} answered {status}: the pod does not accept its `apiKey`")
-        if status >= httpx.codes.INTERNAL_SERVER_ERROR:
+        # what publishes nothing may know no health path either: any answer of its own says that it is there
+        if status >= httpx.codes.INTERNAL_SERVER_ERROR or (engine.probes and not httpx.codes.is_success(status)):
             said = body[:200].decode(errors="replace").strip()
             # a 503 is how servers say that they are still loading
             raise _Unwell(
@@ -235,14 +237,22 @@ class Health:
                 is_certain=status != httpx.codes.SERVICE_UNAVAILABLE or pod.state is not PodState.STARTING,
             )
 
-    async def _ask_reading(self, pod: FleetPod, url: str, engine: Engine, watch: _Watch) -> Reading:
-        """What the engine publishes; a path that answers an error is simply not there."""
+    async def _ask_reading(self, pod: FleetPod, url: str, engine: Engine, watch: _Watch) -> Reading | None:
+        """What the engine publishes; a path that answers an error is simply not there.
+
+        `None` where it came too late from a pod that serves: slow metrics are no reason to take it out.
+        """
         answers = dict(watch.answers_once)
         asked_at = self._clock()
         for probe in engine.probes:
             if probe.path in answers or probe.only_without in answers:
                 continue
-            status, body = await self._get(pod, url, probe.path)
+            try:
+                status, body = await self._get(pod, url, probe.path)
+            except _Unwell as error:
+                if error.is_certain or pod.state is not PodState.READY:
+                    raise
+                return None
             if status == httpx.codes.OK:
                 answers[probe.path] = body
                 if probe.once:

@@ -169,7 +169,7 @@ class Gateway:
         if pod.command:
             launch = Launch(pod.command, env)
         else:
-            made = None if engine is None else engine.launch(pod, 0, "127.0.0.1")
+            made = None if engine is None else engine.launch(pod, 0, "127.0.0.1", self._context(pod))
             if made is None:
                 self.fleet.exited(pod.name, "this engine cannot be started by Penstock: give a url or a command")
                 return
@@ -177,6 +177,11 @@ class Gateway:
         self.supervisor.watch(
             pod.name, launch, Readiness(url=pod.url, checks=(self._answers_health,)), group="+".join(pod.devices)
         )
+
+    def _context(self, pod: Pod) -> int | None:
+        """The context that a pod of ours has to hold: the largest of its models."""
+        known = [self._policy.models[served.name].context_tokens for served in pod.models]
+        return max((tokens for tokens in known if tokens is not None), default=None)
 
     async def _answers_health(self, running: Running) -> str | None:
         engine = self.fleet.pods[running.name].engine
@@ -214,7 +219,7 @@ class Gateway:
         self.admit.pods_changed(self.fleet.capacities())
 
     def _in_doubt(self, name: str) -> None:
-        self.health.poke(name)
+        self.health.check(name)
 
     def _ejected(self, names: Collection[str], reason: str) -> None:
         for name in names:

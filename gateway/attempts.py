@@ -85,7 +85,7 @@ class Attempts:
         transfer = self._pool(lease.pod, pod.url).send(request, frames=call.streamed and sink.is_framed)
         open_here = self._open.setdefault(lease.pod, {})
         open_here[number] = transfer
-        self._closing.sent(lease.pod, number, self._loop.time(), parts=call.sequences)
+        self._closing.sent(lease.pod, number, self._loop.time(), parts=_parts(call))
         leaving.undo_with(transfer.abort)
         try:
             attempt = await self._answer(call, lease, transfer, sink, head, number)
@@ -111,7 +111,7 @@ class Attempts:
         opened = await transfer.opened
         if isinstance(opened, Outcome):
             return Attempt(lease.pod, opened)
-        self._closing.first_byte(lease.pod, number)
+        self._closing.first_byte(lease.pod, number, self._loop.time())
         first_at = self._loop.time()
         if not opened.is_stream or not 200 <= opened.status < 300:
             attempt = await self._collect(lease.pod, opened, transfer)
@@ -194,6 +194,11 @@ class Attempts:
         """Close every idle connection; for the end of the gateway."""
         for _, pool in self._pools.values():
             pool.close()
+
+
+def _parts(call: Call) -> int:
+    """As how many requests a pod may count the call: it takes separate prompts and outputs one by one."""
+    return call.messages if call.kind is Kind.EMBEDDING else call.sequences
 
 
 def _retry_after(head: Head) -> float | None:

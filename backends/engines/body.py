@@ -22,6 +22,9 @@ from tenancy.policy import Pod
 
 _TRUE = msgspec.Raw(b"true")
 _NULL = b"null"
+_JSON = (b"content-type", b"application/json")
+_ACCEPT_JSON = (b"accept", b"application/json")
+_ACCEPT_STREAM = (b"accept", b"text/event-stream")
 _encode = msgspec.json.Encoder().encode
 _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _any = msgspec.json.Decoder().decode
@@ -100,10 +103,7 @@ def _salt(tenant: str, own: msgspec.Raw | None) -> str:
 
 
 def _headers(call: Call, pod: Pod, rules: BodyRules, is_stream: bool) -> tuple[tuple[bytes, bytes], ...]:
-    headers = [
-        (b"content-type", b"application/json"),
-        (b"accept", b"text/event-stream" if is_stream else b"application/json"),
-    ]
+    headers = [_JSON, _ACCEPT_STREAM if is_stream else _ACCEPT_JSON]
     if rules.has_request_id:
         headers.append((b"x-request-id", call.id.encode()))
     if pod.api_key is not None:

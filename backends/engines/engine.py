@@ -100,5 +100,8 @@ class Engine(Protocol):
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:
         """A reading from the probes' bodies, by path; what is missing or not understood stays `None`."""
 
-    def launch(self, pod: Pod, port: int, host: str) -> Program | None:
-        """How such a pod is started on `port`, or `None` where Penstock cannot start this engine."""
+    def launch(self, pod: Pod, port: int, host: str, context_tokens: int | None = None) -> Program | None:
+        """How such a pod is started on `port`, or `None` where Penstock cannot start this engine.
+
+        `context_tokens` is what one call may have, prompt and output together; `None` leaves it to the program.
+        """

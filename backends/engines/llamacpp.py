@@ -15,7 +15,7 @@ Tried on the server inside xllamacpp 2026.10, and read in tools/server/server-sc
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -75,18 +75,21 @@ class LlamaCpp:
             slots=None if props is None else props.total_slots,
         )
 
-    def launch(self, pod: Pod, port: int, host: str) -> Program | None:
+    def launch(self, pod: Pod, port: int, host: str, context_tokens: int | None = None) -> Program | None:
         """Our own program around the embedded server; `None` where the file names no model file."""
         if pod.model_file is None:
             return None
-        return launch("backends.pods.llamacpp", pod, port, host, ["--model", pod.model_file, "--alias", _alias(pod)])
+        words = ["--model", pod.model_file, "--alias", _alias(pod)]
+        return launch("backends.pods.llamacpp", pod, port, host, context_tokens, words)
 
 
-def launch(module: str, pod: Pod, port: int, host: str, words: list[str]) -> Program:
+def launch(module: str, pod: Pod, port: int, host: str, context_tokens: int | None, words: Sequence[str]) -> Program:
     """The command line of one of our own pod programs; `pod.options` come last, so that they win."""
     command = [sys.executable, "-m", module, "--host", host, "--port", str(port), *words]
     if pod.slots is not None:
         command += ["--slots", str(pod.slots)]
+    if context_tokens is not None:
+        command += ["--context", str(context_tokens)]
     env = {} if pod.api_key is None else {API_KEY_VARIABLE: pod.api_key}
     return Program((*command, *pod.options), env)
 

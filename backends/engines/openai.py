@@ -29,5 +29,5 @@ class OpenAi:
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:
         return Reading(asked_at=asked_at)
 
-    def launch(self, pod: Pod, port: int, host: str) -> Program | None:
+    def launch(self, pod: Pod, port: int, host: str, context_tokens: int | None = None) -> Program | None:
         return None

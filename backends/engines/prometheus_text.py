@@ -2,8 +2,8 @@
 
 `prometheus_client`'s parser builds every sample: 9 ms for a vLLM of one engine and 73 ms for one of eight (296 KB,
 mostly histogram buckets), on the loop that relays tokens. A poll wants four names out of hundreds, so only their lines
-are read: 0.1 ms for the same 296 KB. What is not one of the wanted names is never looked at; time stamps and exemplars
-are ignored.
+are read: 0.9 ms for the same 296 KB, 0.1 ms for one engine. What is not one of the wanted names is never looked at;
+time stamps and exemplars are ignored.
 """
 
 from __future__ import annotations

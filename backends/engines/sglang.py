@@ -86,7 +86,7 @@ class Sglang:
             kv_usage=max(usages) if usages else None,
         )
 
-    def launch(self, pod: Pod, port: int, host: str) -> Program | None:
+    def launch(self, pod: Pod, port: int, host: str, context_tokens: int | None = None) -> Program | None:
         return None
 
 

@@ -28,7 +28,7 @@ class Simulator:
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:
         return vllm.read(answers.get("/metrics", b""), asked_at)
 
-    def launch(self, pod: Pod, port: int, host: str) -> Program | None:
+    def launch(self, pod: Pod, port: int, host: str, context_tokens: int | None = None) -> Program | None:
         """One `--model` for every name that the pod serves under."""
         words = [word for served in pod.models for word in ("--model", served.served)]
-        return launch("backends.pods.simulator", pod, port, host, words)
+        return launch("backends.pods.simulator", pod, port, host, context_tokens, words)

@@ -38,7 +38,7 @@ class Vllm:
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:
         return read(answers.get(_METRICS, b""), asked_at)
 
-    def launch(self, pod: Pod, port: int, host: str) -> Program | None:
+    def launch(self, pod: Pod, port: int, host: str, context_tokens: int | None = None) -> Program | None:
         return None
 
 

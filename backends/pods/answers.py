@@ -64,15 +64,22 @@ class Answer:
         self._engine = engine
         self._call_later = call_later
         self._open = len(ask.prompts) * ask.choices
-        self._lingers = faults.get(FaultKind.IGNORE_DISCONNECT)
-        self._fault = next((faults[kind] for kind in _AFTER_TOKENS if kind in faults), None)
+        self._lingers: Fault | None = None
+        self._fault: Fault | None = None
         self._tokens = 0
         self._is_over = False
         self._voices: list[StreamedVoice | WholeVoice] = []
-        if (limit := faults.get(FaultKind.RESET_AFTER_BYTES)) is not None:
-            reply.body_budget = limit.count
-            reply.spent = self._fail
         reply.left = self._client_left
+        if faults:
+            self._suffer(faults)
+
+    def _suffer(self, faults: Mapping[FaultKind, Fault]) -> None:
+        """Take note of what is to go wrong with this call."""
+        self._lingers = faults.get(FaultKind.IGNORE_DISCONNECT)
+        self._fault = next((faults[kind] for kind in _AFTER_TOKENS if kind in faults), None)
+        if (limit := faults.get(FaultKind.RESET_AFTER_BYTES)) is not None:
+            self.reply.body_budget = limit.count
+            self.reply.spent = self._fail
 
     def voice(self, index: int) -> StreamedVoice | WholeVoice:
         """The receiver for the answer's sequence of this index."""
@@ -188,8 +195,9 @@ class StreamedVoice:
     """One sequence of a streamed answer."""
 
     __slots__ = (
-        "_answer", "_index", "_has_spoken", "_is_plain", "_send", "_held", "_stop", "_lead", "_trail", "_base",
-    )  # fmt: skip
+        *("_answer", "_index", "_has_spoken", "_is_plain", "_send", "_held", "_stop"),
+        *("_lead", "_trail", "_base"),
+    )
 
     def __init__(self, answer: Answer, index: int) -> None:
         self._answer = answer
@@ -208,20 +216,27 @@ class StreamedVoice:
         """Write one token, as one chunk. Hot where nothing but that is to be done."""
         if self._is_plain and finish is None:
             assert word is not None
-            raw = word.raw
-            self._send(b"".join((SIZES[self._base + len(raw)], self._lead, raw, self._trail)))
+            self._send(self._event_of(word.raw))
             return None
         answer = self._answer
+        answer.reply.hold()
         if not self._has_spoken:
             if answer.is_silent():
                 return finish
             self._open()
             self._is_plain = not self._stop and answer.is_plain
-        text, finish, met = self._release(word.text if word is not None else "", finish)
-        delta = _delta(answer.ask.kind, self._index, text, finish, met)
-        answer.reply.send(framed(_event(answer, [delta])))
+        if finish is None and word is not None and not self._stop:
+            answer.reply.send(self._event_of(word.raw))
+        else:
+            text, finish, met = self._release(word.text if word is not None else "", finish)
+            delta = _delta(answer.ask.kind, self._index, text, finish, met)
+            answer.reply.send(framed(_event(answer, [delta])))
         answer.heard(finish)
+        answer.reply.flush()
         return finish
+
+    def _event_of(self, raw: bytes) -> bytes:
+        return b"".join((SIZES[self._base + len(raw)], self._lead, raw, self._trail))
 
     def _open(self) -> None:
         """What precedes the first token: the role, or the prompt where it is to be echoed."""

@@ -67,9 +67,10 @@ class Sequence:
     """One prompt being answered. `limit` is the most tokens it may say: 0 for an embedding, which only reads."""
 
     __slots__ = (
-        "salt", "keys", "tail", "prompt_tokens", "source", "limit", "rows", "receiver",
-        "generated", "quiet", "holding", "room", "due", "due_at", "arrived_at", "last_at", "is_over", "is_paused", "_booked",
-    )  # fmt: skip
+        *("salt", "keys", "tail", "prompt_tokens", "source", "limit", "rows", "receiver"),
+        *("generated", "quiet", "holding", "room", "due", "due_at", "arrived_at", "last_at", "is_over", "is_paused"),
+        "_booked",
+    )
 
     def __init__(
         self,
@@ -180,6 +181,10 @@ class Batch:
             sequence.arrived_at = now
             self.waiting.append(sequence)
         self._fill(now)
+        if self._ticks and self._ticks[0] <= _ticks_until(now) and not self._is_turning:
+            self._turn()
+        else:
+            self._arm()
 
     def leave(self, sequences: list[Sequence], reason: str) -> None:
         """End sequences that nobody wants any more: slots and memory are free when this returns."""
@@ -187,6 +192,7 @@ class Batch:
             if not sequence.is_over:
                 self._end(sequence, reason)
         self._fill(self._clock())
+        self._arm()
 
     def pause(self, sequences: list[Sequence]) -> None:
         """Let sequences say nothing more until `resume`; they keep what they hold."""
@@ -200,6 +206,7 @@ class Batch:
             sequence.is_paused = False
             if sequence.holding is not None:
                 self._schedule(sequence, max(self._clock(), sequence.due_at))
+        self._arm()
 
     def _fill(self, now: float) -> None:
         """Start the head of the queue, and again, as long as slots and memory suffice."""
@@ -227,22 +234,30 @@ class Batch:
             return
         self._wheel[tick] = [sequence]
         heappush(self._ticks, tick)
-        if not self._is_turning and (self._timer is None or tick < self._timer_tick):
-            self._arm(tick)
 
-    def _arm(self, tick: int) -> None:
+    def _arm(self) -> None:
+        """Set the timer to the next tick at which something is due."""
+        if not self._ticks or self._is_turning:
+            return
+        tick = self._ticks[0]
         if self._timer is not None:
+            if tick >= self._timer_tick:
+                return
             self._timer.cancel()
         self._timer_tick = tick
-        at = tick * TICK_SECONDS
-        self._timer = self._loop.call_at(at, self._turn) if at > self._clock() else self._loop.call_soon(self._turn)
+        if tick > _ticks_until(self._clock()):
+            self._timer = self._loop.call_at(tick * TICK_SECONDS, self._turn)
+        else:
+            self._timer = self._loop.call_soon(self._turn)
 
     def _turn(self) -> None:
         """Every sequence whose time has come says its next token."""
-        self._timer = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._is_turning = True
         now = self._clock()
-        last = int(now / TICK_SECONDS + 1e-6)
+        last = _ticks_until(now)
         due: list[Sequence] = []
         while self._ticks and self._ticks[0] <= last:
             tick = heappop(self._ticks)
@@ -257,8 +272,7 @@ class Batch:
                     self._step(sequence, now)
         self._metrics.generation_tokens += generated
         self._is_turning = False
-        if self._ticks:
-            self._arm(self._ticks[0])
+        self._arm()
 
     def _step(self, sequence: Sequence, now: float) -> None:
         """One token where something else is to be done: the first, the last, one that needs a block, one held back."""
@@ -340,3 +354,8 @@ class Batch:
         sequence.book()
         self._metrics.success[reason] += 1
         self._metrics.whole_request.observe(self._clock() - sequence.arrived_at)
+
+
+def _ticks_until(now: float) -> int:
+    """The ticks that are over; times are multiples of the tick, but for what floating point makes of them."""
+    return int(now / TICK_SECONDS + 1e-6)

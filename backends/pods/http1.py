@@ -52,11 +52,13 @@ class Request:
 class Reply:
     """The answer to one request. After its end, or once the client has left, nothing more happens."""
 
-    __slots__ = ("_connection", "_keeps_alive", "body_budget", "is_over", "left", "spent", "was_left")
+    __slots__ = ("_connection", "_head", "_keeps_alive", "_kept", "body_budget", "is_over", "left", "spent", "was_left")
 
     def __init__(self, connection: Connection, keeps_alive: bool) -> None:
         self._connection = connection
         self._keeps_alive = keeps_alive
+        self._head = b""
+        self._kept: list[bytes] | None = None
         self.is_over = False
         self.was_left = False
         self.left: Callable[[], None] | None = None
@@ -68,24 +70,18 @@ class Reply:
 
     def whole(self, status: int, body: bytes, content_type: str = "application/json", extra: bytes = b"") -> None:
         """The whole answer at once. `extra` are header lines, each ended."""
-        if self.is_over:
-            return
-        head = self._whole_head(status, len(body), content_type, extra)
-        if self.body_budget is None:
-            self._connection.transport.write(head + body)
-        else:
-            self._connection.transport.write(head)
-            self.send(body)
-        if not self.is_over:
-            self._finish()
+        self.hold()
+        self._head = self._whole_head(status, len(body), content_type, extra)
+        self.send(body)
+        self._finish()
 
     def torn(self, body: bytes) -> None:
         """A head that promises the whole answer, half of it, and an orderly end of the connection."""
-        if not self.is_over:
-            self._connection.transport.write(self._whole_head(200, len(body), "application/json", b""))
-            self.send(body[: len(body) // 2])
-            self._keeps_alive = False
-            self._finish()
+        self.hold()
+        self._head = self._whole_head(200, len(body), "application/json", b"")
+        self.send(body[: len(body) // 2])
+        self._keeps_alive = False
+        self._finish()
 
     def _whole_head(self, status: int, size: int, content_type: str, extra: bytes) -> bytes:
         closing = b"" if self._keeps_alive else b"connection: close\r\n"
@@ -96,42 +92,65 @@ class Reply:
         ).encode() + b"%s%s\r\n" % (closing, extra)
 
     def start_stream(self) -> None:
-        """The head of a chunked event stream."""
-        if not self.is_over:
-            self._connection.transport.write(_STREAM_HEAD)
+        """The head of a chunked event stream; it goes out with what is held back, at once where nothing is."""
+        self._head = _STREAM_HEAD
+        if self._kept is None:
+            self.hold()
+            self.flush()
 
     def send(self, body: bytes) -> None:
         """Bytes of body as they go on the wire, framing included. Hot."""
-        if self.is_over:
-            return
-        if self.body_budget is None:
+        if self._kept is not None:
+            self._kept.append(body)
+        elif not self.is_over:
             self._connection.transport.write(body)
+
+    def hold(self) -> None:
+        """Keep back what is sent from now on until `flush`: each write of a transport is a system call."""
+        if self._kept is None:
+            self._kept = []
+
+    def flush(self) -> None:
+        """Write what was held back; with a budget, as much of it as is left, and then reset the connection."""
+        if self._kept is None or self.is_over:
             return
-        self._connection.transport.write(body[: self.body_budget])
-        self.body_budget -= len(body)
+        body = b"".join(self._kept)
+        head, self._head = self._head, b""
+        budget = self.body_budget
+        if budget is None:
+            self._kept = None
+            if head or body:
+                self._connection.transport.write(head + body)
+            return
+        self._kept.clear()  # with a budget everything goes this way
+        self._connection.transport.write(head + body[:budget])
+        self.body_budget = budget - len(body)
         if self.body_budget <= 0:
-            spent = self.spent
+            spent, self.spent = self.spent, None
             self.reset()
             if spent is not None:
                 spent()
 
     def end(self) -> None:
         """The orderly end of a chunked body."""
-        if not self.is_over:
-            self.send(b"0\r\n\r\n")
-            self._finish()
+        self.send(b"0\r\n\r\n")
+        self._finish()
 
     def reset(self) -> None:
         """Reset the connection, after all that was sent has reached the other side."""
+        if self._kept:
+            self.flush()
         if not self.is_over:
             self.is_over = True
             self.left = None
             self._connection.reset_when_flushed()
 
     def _finish(self) -> None:
-        self.is_over = True
-        self.left = None
-        self._connection.answered(self._keeps_alive)
+        self.flush()
+        if not self.is_over:
+            self.is_over = True
+            self.left = None
+            self._connection.answered(self._keeps_alive)
 
     def client_left(self) -> None:
         """The connection is gone."""

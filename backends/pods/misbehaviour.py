@@ -22,6 +22,7 @@ class FaultKind(Enum):
     """What can go wrong. The comment says what `value` means."""
 
     REFUSE = "refuse"  # seconds: no new connections, idle ones are reset; without a value, the next `times` connections
+    RESET = "reset"  # seconds without an answer, not even a head, then the connection is reset
     STATUS = "status"  # the HTTP status answered instead; `message` and `retry_after` (seconds) may go with it
     RESET_AFTER_TOKENS = "reset_after_tokens"  # tokens sent, then the connection is reset
     RESET_AFTER_BYTES = "reset_after_bytes"  # bytes of body sent, framing included, then the connection is reset
@@ -76,12 +77,17 @@ class Misbehaviour:
         """Forget all faults. What already befell a call stays with it."""
         self._armed.clear()
 
+    @property
+    def is_quiet(self) -> bool:
+        """Nothing is armed."""
+        return not self._armed
+
     def armed(self) -> list[dict[str, Any]]:
         """What is armed, in order."""
         return [fault.describe() for fault in self._armed]
 
     def strike(self, call: Mapping[str, str]) -> dict[FaultKind, Fault]:
-        """The faults that befall this call: the first of each kind, each spent once. Nothing armed costs 0.1 µs."""
+        """The faults that befall this call: the first of each kind, each spent once."""
         struck: dict[FaultKind, Fault] = {}
         for fault in self._armed:
             if fault.kind is not FaultKind.REFUSE and fault.kind not in struck and fault.befalls(call):

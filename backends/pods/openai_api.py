@@ -24,6 +24,12 @@ class Kind(Enum):
     COMPLETION = "/v1/completions"
     EMBEDDING = "/v1/embeddings"
 
+    identity: str
+    """What the answers' ids begin with."""
+
+
+Kind.CHAT.identity, Kind.COMPLETION.identity, Kind.EMBEDDING.identity = "chatcmpl", "cmpl", "embd"
+
 
 class Complaint(Exception):
     """The request cannot be served; `body` is the error object that says so."""
@@ -227,9 +233,9 @@ class Reader:
         if asked is not None and asked > left:
             raise Complaint(
                 400,
-                f"'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum context length is "
-                f"{self.context} tokens and your request has {prompt_tokens} input tokens ({asked} > {self.context} - "
-                f"{prompt_tokens}). (parameter=max_tokens, value={asked})",
+                f"'max_tokens' or 'max_completion_tokens' is too large: {asked}. This model's maximum context length "
+                f"is {self.context} tokens and your request has {prompt_tokens} input tokens ({asked} > "
+                f"{self.context} - {prompt_tokens}). (parameter=max_tokens, value={asked})",
                 param="max_tokens",
             )
         if asked is not None:
@@ -239,8 +245,9 @@ class Reader:
     def _too_long(self, prompt_tokens: int) -> Complaint:
         return Complaint(
             400,
-            f"This model's maximum context length is {self.context} tokens. However, your request has {prompt_tokens} input "
-            f"tokens. Please reduce the length of the input messages. (parameter=input_tokens, value={prompt_tokens})",
+            f"This model's maximum context length is {self.context} tokens. However, your request has {prompt_tokens} "
+            f"input tokens. Please reduce the length of the input messages. (parameter=input_tokens, "
+            f"value={prompt_tokens})",
             param="input_tokens",
         )
 

@@ -169,41 +169,62 @@ class Simulator:
     def _run(self, ask: Ask, reply: Reply) -> None:
         """Put a call on the engine, or turn it away."""
         tenant = ask.salt.partition(":")[0]
-        struck = self.faults.strike(
-            {"salt": ask.salt, "tenant": tenant, "user": ask.user, "model": ask.model, "path": ask.kind.value}
-        )
         rows = self.tally.rows(tenant, ask.user)
+        struck = _UNHARMED if self.faults.is_quiet else self.faults.strike(_fields(ask, tenant))
         if (fault := struck.get(FaultKind.STATUS)) is not None:
             _answer_status(reply, fault)
             return
+        if (fault := struck.get(FaultKind.RESET)) is not None:
+            self._hang(reply, rows, fault.value or 0.0)
+            return
         self._calls += 1
-        prefix = {Kind.CHAT: "chatcmpl", Kind.COMPLETION: "cmpl", Kind.EMBEDDING: "embd"}[ask.kind]
-        identity = f"{prefix}-{self._instance}{self._calls:020x}"
+        identity = f"{ask.kind.identity}-{self._instance}{self._calls:020x}"
         answer = Answer(ask, reply, rows, self.batch, struck, self.loop.call_later, identity, int(self._clock()))
-        for place, prompt in enumerate(ask.prompts):
-            names = kv_cache.keys(ask.salt, prompt.pieces, self.pool.block_tokens)
-            tail = prompt.pieces[len(names) * self.pool.block_tokens :]
-            for choice in range(ask.choices):
-                index = place * ask.choices + choice
-                answer.sequences.append(
-                    Strand(
-                        ask.salt,
-                        names if ask.choices == 1 else list(names),
-                        tail if ask.choices == 1 else list(tail),
-                        len(prompt.pieces),
-                        self._source(ask, prompt, choice),
-                        ask.limits[place],
-                        rows,
-                        answer.voice(index),
-                    )
-                )
+        self._prepare(ask, answer, rows)
         if not self.batch.has_room(answer.sequences):
             rows.refuse()
             message = f"The waiting queue is full ({self.settings.queue} requests); try again later."
             reply.whole(503, error_body(503, message, "ServiceUnavailableError"))
             return
+        reply.hold()
         answer.begin()
         self.batch.submit(answer.sequences)
+        reply.flush()
+
+    def _prepare(self, ask: Ask, answer: Answer, rows: tally.Rows) -> None:
+        """Give the answer its sequences: for each prompt as many as there are choices."""
+        for place, prompt in enumerate(ask.prompts):
+            names = kv_cache.keys(ask.salt, prompt.pieces, self.pool.block_tokens)
+            tail = prompt.pieces[len(names) * self.pool.block_tokens :]
+            for choice in range(ask.choices):
+                answer.sequences.append(
+                    Strand(
+                        ask.salt,
+                        names.copy(),
+                        tail.copy(),
+                        len(prompt.pieces),
+                        self._source(ask, prompt, choice),
+                        ask.limits[place],
+                        rows,
+                        answer.voice(place * ask.choices + choice),
+                    )
+                )
+
+    def _hang(self, reply: Reply, rows: tally.Rows, seconds: float) -> None:
+        """Answer nothing, and reset the connection after a time."""
+
+        def leave() -> None:
+            rows.disconnect()
+            rows.end(finished=False, failed=False)
+
+        def reset() -> None:
+            if not reply.is_over:
+                reply.reset()
+                rows.end(finished=False, failed=True)
+
+        rows.arrive()
+        reply.left = leave
+        self.loop.call_later(seconds, reset)
 
     def _source(self, ask: Ask, prompt: Prompt, choice: int) -> Source:
         if self.settings.output == "echo":
@@ -275,6 +296,14 @@ class Simulator:
         self.pool.reset_peaks()
         self._seen.clear()
         reply.whole(200, b"{}")
+
+
+_UNHARMED: dict[FaultKind, Fault] = {}
+
+
+def _fields(ask: Ask, tenant: str) -> dict[str, str]:
+    """What a fault may match of a call; see `misbehaviour.MATCHED`."""
+    return {"salt": ask.salt, "tenant": tenant, "user": ask.user, "model": ask.model, "path": ask.kind.value}
 
 
 def _answer_status(reply: Reply, fault: Fault) -> None:

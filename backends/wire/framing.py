@@ -76,6 +76,9 @@ def frame_heads(*, is_upper: bool, field: bytes) -> FrameHeads:
     return heads
 
 
+_USUAL_HEADS: Final = frame_heads(is_upper=False, field=b"data:")
+
+
 class Framing:
     """Reads one answer from the bytes of a connection, in whatever pieces they come.
 
@@ -109,7 +112,7 @@ class Framing:
         self.keeps_alive = False  # by its head; what else forbids another request is the connection's to see
         self.has_leftover = False  # bytes came after the answer's end
         self.is_comment = False  # the last payload was comments of an event stream and nothing else
-        self.fast_heads = frame_heads(is_upper=False, field=b"data:")
+        self.fast_heads = _USUAL_HEADS
         self.fast_end = b"\n\n\r\n"
         self._wants_frames = frames
         self._reading = Reading.HEAD

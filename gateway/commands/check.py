@@ -110,7 +110,7 @@ def _pods(pods: Sequence[PodPlan]) -> list[tuple[str, ...]]:
         later = _LATER if planned.tells_kv is not False else "not known"
         promised = [f"{guarantee.tenant} {_short(guarantee.guarantee_bytes)}" for guarantee in planned.guarantees]
         total = _short(sum(guarantee.guarantee_bytes for guarantee in planned.guarantees))
-        guaranteed = listed(promised, _MOST_NAMES) + (f" = {total}" if len(promised) > 1 else "")
+        guaranteed = (f"{total}: " if len(promised) > 1 else "") + listed(promised, _MOST_NAMES)
         owner = f"{planned.pod.owner} alone" if planned.pod.owner is not None else "nobody"
         rows.append(
             (

@@ -38,7 +38,7 @@ def read_configuration(name: str) -> Loaded:
 
 
 def read_tenants(name: str) -> list[str]:
-    """The names of the tenants in a file, be the rest of it right or not: the key that is missing there may come next."""
+    """The names of the tenants in a file, be the rest of it right or not: what is missing may be the key to come."""
     return names_in(_text(name), "tenants", source=_source(name))
 
 

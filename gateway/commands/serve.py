@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import os
 import sys
-from pathlib import Path
+
+from gateway.commands.file import add_file_option, read_policy
 
 HELP = "run the gateway that a file describes"
+
+DESCRIPTION = """\
+Run the gateway: an OpenAI-compatible API in front of the file's pods, which admits each tenant's calls within its budget.
+"""
 
 EPILOG = """\
 examples:
@@ -25,17 +29,21 @@ exit codes: 0 ended in order, 1 ended before its streams were or could not liste
 """
 
 
-def add(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("-f", "--file", required=True, metavar="FILE", help="the configuration, see `penstock schema`")
+def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command."""
+    parser = subparsers.add_parser(
+        "serve", help=HELP, description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_file_option(parser)
     parser.add_argument("--host", help="listen here instead of `server.host`")
     parser.add_argument("--port", type=int, help="listen on this port instead of `server.port`; 0: any free one")
     parser.add_argument("--admin-port", type=int, help="the same for `admin.port`")
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal ends it."""
     # Imported here: `--help` must not wait for FastAPI.
     from gateway.assembly import Gateway
-    from gateway.commands.file import read_policy
     from gateway.http.listener import ListenError
     from gateway.lifecycle import serve
     from gateway.observe.logs import Log

@@ -111,7 +111,7 @@ class Fault:
         seconds = self.retry_after_seconds
         if self.status not in _COME_BACK:
             return None
-        if seconds is None:
+        if seconds is None or not math.isfinite(seconds):
             seconds = _COME_BACK_SECONDS
         return max(1, math.ceil(seconds * 1000))
 

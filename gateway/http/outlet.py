@@ -1,7 +1,7 @@
 """The client's transport as an answer writes to it: the head waits for the first bytes of the body, or the next turn.
 
-A write to a uvloop transport is a system call at once, and uvicorn writes head and body apart: of the 45 µs that a small
-request costs, the second call is 6.
+A write to a uvloop transport is a system call at once, and uvicorn writes head and body apart: of the 45 µs that a
+small request costs, the second call is 6.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Outlet:
 
     def begin(self) -> None:
         """The next write is the head of an answer."""
+        self.flush()
         self.write = self._hold
 
     def flush(self) -> None:

@@ -41,18 +41,6 @@ _EXAMPLE_PART = '{"type": "text", "text": "Hello"}'
 _Value = TypeVar("_Value")
 
 
-class _Message(msgspec.Struct):
-    """What of a message becomes prompt."""
-
-    content: msgspec.Raw = _ABSENT
-    tool_calls: msgspec.Raw = _ABSENT
-    function_call: msgspec.Raw = _ABSENT
-    reasoning_content: msgspec.Raw = _ABSENT
-    reasoning: msgspec.Raw = _ABSENT
-    refusal: msgspec.Raw = _ABSENT
-    name: msgspec.Raw = _ABSENT
-
-
 class _Part(msgspec.Struct):
     """What of a part of a message becomes prompt."""
 
@@ -69,7 +57,7 @@ _text = msgspec.json.Decoder(str).decode
 _flag = msgspec.json.Decoder(bool | None).decode
 _count = msgspec.json.Decoder(int | None).decode
 _stream_options = msgspec.json.Decoder(_StreamOptions | None).decode
-_messages = msgspec.json.Decoder(list[_Message]).decode
+_messages = msgspec.json.Decoder(list[Body]).decode
 _raws = msgspec.json.Decoder(list[msgspec.Raw]).decode
 _part = msgspec.json.Decoder(_Part).decode
 _token_ids = msgspec.json.Decoder(list[int]).decode
@@ -134,6 +122,8 @@ def parse_call(
         return _call(kind, body, dict(headers), tenant, key, directory, arrived_at, request_id)
     except _WrongError as wrong:
         return wrong.fault
+    except RecursionError:
+        return invalid_request("The body is nested too deeply.")
 
 
 def _call(
@@ -201,8 +191,6 @@ def _fields(body: bytes, headers: Mapping[bytes, bytes]) -> Body:
         return _top(body)
     except UnicodeDecodeError as error:
         raise _WrongError(f"The body is not UTF-8 (byte {error.start}).", None) from None
-    except RecursionError:
-        raise _WrongError("The body is nested too deeply.", None) from None
     except msgspec.ValidationError:
         raise _WrongError("The body must be a JSON object.", None) from None
     except msgspec.DecodeError as error:
@@ -300,29 +288,23 @@ class _Prompt:
             raise _WrongError("'messages' must not be empty.", "messages")
         self.messages = len(messages)
         for index, message in enumerate(messages):
-            if message.content is not _ABSENT:
-                self._add_content(bytes(message.content), f"messages[{index}].content")
-            for extra in (
-                message.tool_calls,
-                message.function_call,
-                message.reasoning_content,
-                message.reasoning,
-                message.refusal,
-                message.name,
-            ):
-                if extra is not _ABSENT:
-                    self.text_bytes += len(extra)
+            for name, value in message.items():
+                if name == "content":
+                    self._add_content(bytes(value), index)
+                elif name != "role":
+                    self.text_bytes += len(value)  # tool calls, reasoning, names: templates print them as JSON or text
         for name in _PROMPT_FIELDS:
             if name in fields:
                 self.text_bytes += len(fields[name])
 
-    def _add_content(self, content: bytes, place: str) -> None:
+    def _add_content(self, content: bytes, index: int) -> None:
         if content[0] == _QUOTE:
             self.text_bytes += _text_bytes(content)
         elif content[0] == _BRACKET:
-            for index, part in enumerate(_raws(content)):
-                self._add_part(bytes(part), f"{place}[{index}]")
+            for position, part in enumerate(_raws(content)):
+                self._add_part(bytes(part), f"messages[{index}].content[{position}]")
         elif content != b"null":
+            place = f"messages[{index}].content"
             raise _WrongError(f"'{place}' must be a string or a list of parts.", place)
 
     def _add_part(self, raw: bytes, place: str) -> None:
@@ -385,8 +367,11 @@ def _text_bytes(raw: bytes) -> int:
     """UTF-8 bytes of a JSON string."""
     if b"\\" not in raw:
         return len(raw) - 2
-    text = _text(raw)
-    return len(text) if text.isascii() else len(text.encode())
+    if raw.isascii() or b"\\u" in raw:
+        text = _text(raw)
+        return len(text) if text.isascii() else len(text.encode())
+    # A run of r backslashes begins ceil(r / 2) escapes, and each stands for one byte. Decoding costs four times this.
+    return len(raw) - 2 - raw.count(b"\\") + raw.count(b"\\\\")
 
 
 def _place(name: str, error: msgspec.ValidationError) -> str:

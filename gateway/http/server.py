@@ -37,6 +37,7 @@ from gateway.record import Record
 __all__ = ["EXTENSION", "Client", "ClientProtocol"]
 
 _MOST_PIPELINED = 16
+_MOST_PATH = 200  # of a path in the log
 _LINGER_SECONDS = 5.0  # how long what a refused client still sends is read, so that no RST takes the answer away
 _FLUSH_SECONDS = 300.0  # how long a closed connection may take to deliver what was already answered
 
@@ -80,7 +81,6 @@ class ClientProtocol(HttpToolsProtocol):
         self._is_deaf = False  # what still comes is read and dropped
         self._wait = _Wait.NOTHING
         self._deadline = Deadline(face.loop, self._expire)
-        self._began_at = 0.0
 
     # ---- the connection ----------------------------------------------------------------------------------------------
 
@@ -201,7 +201,6 @@ class ClientProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._phase = _Phase.HEAD
-        self._began_at = self.loop.time()
 
     def on_headers_complete(self) -> None:
         self._loose_bytes = 0
@@ -316,13 +315,16 @@ class ClientProtocol(HttpToolsProtocol):
         else:
             self._keep_time()
 
-    def _refuse(self, fault: Fault) -> None:
+    def _refuse(self, fault: Fault, waited_seconds: float = 0.0) -> None:
         """Answer the request that is arriving with `fault`, after those before it, and take nothing more."""
         self._is_deaf = True
         self._rest()
         active = self._active
         if active is None:
-            self._answer(fault)
+            if self._phase is _Phase.BODY:
+                self._close()  # it was answered before its body had come
+            else:
+                self._answer(fault, waited_seconds)
         elif self._phase is not _Phase.BODY:
             self._fault = fault
         elif self.cycle is not active:
@@ -330,16 +332,27 @@ class ClientProtocol(HttpToolsProtocol):
                 self.pipeline.popleft()
             self._fault = fault
         elif active.response_started:
-            active.keep_alive = False  # answered before its body had come
+            active.keep_alive = False  # it is being answered before its body has come
         else:
             active.client.fault = fault
             self._leave()
-            self._answer(fault, is_known=True)
+            self._send_last(fault, request_id_of(self.scope["headers"]) or self._face.new_id())
 
-    def _answer(self, fault: Fault, *, is_known: bool = False) -> None:
-        """Send `fault` and end the connection. `is_known`: the application runs, and will note it."""
-        headers = self.headers or (self.scope["headers"] if self.scope is not None else [])
-        request_id = request_id_of(headers) or self._face.new_id()
+    def _answer(self, fault: Fault, waited_seconds: float = 0.0) -> None:
+        """Tell `fault` to a client of whose request no application knows."""
+        request_id, path = None, ""
+        if self._phase is not _Phase.BETWEEN:
+            request_id, path = request_id_of(self.scope["headers"]), self.scope.get("path", "")
+        request_id = request_id or self._face.new_id()
+        self._send_last(fault, request_id)
+        now = self.loop.time()
+        record = Record(request_id, path[:_MOST_PATH], now - waited_seconds, status=fault.status, code=fault.code)
+        record.ended_at = now
+        record.detail = fault.message
+        self._face.take(record)
+
+    def _send_last(self, fault: Fault, request_id: str) -> None:
+        """Send `fault` and end the connection: our side now, the client's when it has read the answer, or soon."""
         body = fault.body()
         lines = [STATUS_LINE[fault.status]]
         for name, value in (
@@ -355,19 +368,6 @@ class ClientProtocol(HttpToolsProtocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         self._watch(_Wait.END, _LINGER_SECONDS)
-        if not is_known:
-            path = self.scope.get("path", "") if self.scope is not None else ""
-            self._face.take(
-                Record(
-                    request_id,
-                    path[:200],
-                    self._began_at,
-                    status=fault.status,
-                    code=fault.code,
-                    ended_at=self.loop.time(),
-                    detail=fault.message,
-                )
-            )
 
     # ---- time --------------------------------------------------------------------------------------------------------
 
@@ -400,8 +400,10 @@ class ClientProtocol(HttpToolsProtocol):
         if self._wait is _Wait.END:
             self.transport.abort()
         elif self._wait is _Wait.BODY:
-            self._refuse(request_timeout("body", self._settings.body_timeout_seconds))
+            waited = self._settings.body_timeout_seconds
+            self._refuse(request_timeout("body", waited), waited)
         elif self._phase is _Phase.HEAD:
-            self._refuse(request_timeout("head", self._settings.head_timeout_seconds))
+            waited = self._settings.head_timeout_seconds
+            self._refuse(request_timeout("head", waited), waited)
         else:
             self._close()  # nothing of a request has come: there is nothing to answer

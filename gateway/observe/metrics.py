@@ -34,7 +34,7 @@ class _Series:
     __slots__ = (
         "_requests",
         "_who",
-        "by_status",
+        "_by_status",
         "completion",
         "first_token",
         "gap",

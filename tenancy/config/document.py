@@ -22,8 +22,8 @@ Value = str | int | float | bool | date | datetime | None | list["Value"] | dict
 DEEPEST = 40
 """How deep a document may nest: the schema needs six levels, and libyaml's composer crashes at some thousands."""
 
-MOST_VALUES = 500_000
-"""How many values a document may have once its aliases are expanded: some 20,000 tenants."""
+MOST_VALUES = 200_000
+"""How many values a document may have once its aliases are expanded: some 10,000 tenants."""
 
 _Loader: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml: 10 times as fast
 _KINDS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp")

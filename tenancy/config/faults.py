@@ -60,7 +60,9 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
     by_letters: dict[str, str] = {}
     for candidate in known:
         by_letters.setdefault(_letters(candidate), candidate)
-    close = difflib.get_close_matches(_letters(word), by_letters, n=1, cutoff=0.6)
+    # difflib puts `tyni` far from `tiny`, and swapped letters are the most common slip.
+    swapped = [letters for letters in by_letters if sorted(letters) == sorted(_letters(word))]
+    close = swapped or difflib.get_close_matches(_letters(word), by_letters, n=1, cutoff=0.6)
     return by_letters[close[0]] if close else None
 
 

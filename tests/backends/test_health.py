@@ -30,6 +30,7 @@ class Server:
     def __init__(self) -> None:
         self.answers: dict[str, tuple[int, bytes]] = {"/health": (200, b""), "/metrics": (200, GAUGES + SIZE)}
         self.act: Callable[[asyncio.StreamWriter], None] | None = None
+        self.slow: str | None = None
         self.gate = asyncio.Event()
         self.gate.set()
         self.asked: Counter[str] = Counter()
@@ -77,7 +78,7 @@ class Server:
             self.under_way += 1
             self.most_under_way = max(self.most_under_way, self.under_way)
             try:
-                await self.gate.wait()
+                await (asyncio.Event() if path == self.slow else self.gate).wait()
             finally:
                 self.under_way -= 1
             if self.act is not None:
@@ -168,7 +169,7 @@ async def test_the_engine_is_recognised_where_the_file_does_not_say(server: Serv
 
 
 async def test_a_server_that_publishes_nothing_is_openai_and_ready(server: Server) -> None:
-    server.answers = {"/v1/models": (200, b'{"data": []}')}
+    server.answers = {}
     async with House(server.url, engine=None).running() as house:
         await house.becomes(PodState.READY)
         assert house.pod.engine is not None
@@ -202,6 +203,14 @@ async def test_a_wrong_key_is_said_so(server: Server) -> None:
     async with House(server.url).running() as house:
         await until(lambda: house.pod.last_error)
         assert house.pod.last_error == "GET /health answered 401: the pod does not accept its `apiKey`"
+        assert house.pod.state is PodState.STARTING
+
+
+async def test_an_address_of_something_else_is_no_pod(server: Server) -> None:
+    del server.answers["/health"]
+    async with House(server.url).running() as house:
+        await until(lambda: house.pod.last_error)
+        assert house.pod.last_error == "GET /health answered 404: not here"
         assert house.pod.state is PodState.STARTING
 
 
@@ -249,6 +258,15 @@ async def test_a_pod_without_metrics_is_ready_and_tells_nothing(server: Server) 
     async with House(server.url).running() as house:
         await house.becomes(PodState.READY)
         assert house.readings[0].busy is None
+
+
+async def test_metrics_that_come_too_late_take_no_pod_out_that_is_well(server: Server) -> None:
+    async with House(server.url).running() as house:
+        await house.becomes(PodState.READY)
+        server.slow = "/metrics"
+        asked = server.asked["/metrics"]
+        await until(lambda: server.asked["/metrics"] >= asked + 4)
+        assert house.pod.state is PodState.READY
 
 
 async def test_a_poke_asks_at_once_and_many_are_one(server: Server) -> None:

@@ -132,14 +132,13 @@ async def test_a_pod_that_is_not_ready_in_time_is_ended_and_started_again(ward: 
     _, _, reason, seconds = await ward.heard("exit", "mute")
     assert reason == "not ready within 0.15 s: it did not say where it listens"
     assert 0.01 <= seconds <= 0.02
-    await ward.heard("started", "mute", times=2)
-    pids = await ward.written(1)
+    pids = await ward.written(2)
     assert alive(pids[:1]) == []
 
 
 async def test_what_was_lacking_last_is_the_reason(ward: Ward) -> None:
     ward.watch("slow", "ready", readiness=Readiness(start_seconds=0.2, checks=(Asked("2 of 4 clients attached"),)))
-    assert (await ward.heard("exit", "slow"))[2] == "not ready within 0.2 s: 2 of 4 clients attached"
+    await ward.heard("exit", "slow", "not ready within 0.2 s: 2 of 4 clients attached")
 
 
 async def test_a_check_that_raises_or_hangs_says_no(ward: Ward) -> None:
@@ -152,8 +151,8 @@ async def test_a_check_that_raises_or_hangs_says_no(ward: Ward) -> None:
 
     ward.watch("a", "ready", readiness=Readiness(start_seconds=0.2, checks=(breaks,)), group="a")
     ward.watch("b", "ready", readiness=Readiness(start_seconds=0.3, checks=(hangs,), check_seconds=0.05), group="b")
-    assert (await ward.heard("exit", "a"))[2].endswith("ConnectionError: refused")
-    assert (await ward.heard("exit", "b"))[2].endswith("no answer within 0.05 s")
+    await ward.heard("exit", "a", "not ready within 0.2 s: ConnectionError: refused")
+    await ward.heard("exit", "b", "not ready within 0.3 s: no answer within 0.05 s")
 
 
 async def test_checks_go_on_while_a_pod_serves(ward: Ward) -> None:
@@ -269,7 +268,8 @@ async def test_a_start_that_failed_gives_its_turn_away(ward: Ward) -> None:
     ward.watch("a", readiness=Readiness(start_seconds=0.1))
     ward.watch("b", "ready")
     await ward.heard("ready", "b")
-    assert [told[:2] for told in ward.told][:3] == [("started", "a"), ("exit", "a"), ("started", "b")]
+    events = [told[:2] for told in ward.told]
+    assert events.index(("exit", "a")) < events.index(("started", "b"))
 
 
 async def test_a_pod_that_waits_for_its_turn_is_stopped_at_once(ward: Ward) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import httpx
 import pytest
 
 from tests.instruments.gateway import Running, gateway, hash_of
-from tests.instruments.pods import simulator
+from tests.instruments.pods import PodProcess, simulator
 
 SEED = 20261124
 GIB = 1 << 30
@@ -215,41 +214,67 @@ CODE = "def flow(gate: Gate, level: int) -> int:\n    return min(gate.capacity, 
 async def test_memory_is_lent_up_to_the_ratio_and_never_beyond(
     tmp_path: Path, ratio: float, pod_gib: int, limit_gib: float
 ) -> None:
-    """4 GiB of budget, calls of mixed sizes and languages, nothing learned before."""
+    """4 GiB of budget, calls of mixed sizes and languages, nothing learned before.
+
+    Every call stalls at the pod just before its last token, so that all that were admitted hold all that they may.
+    """
     rng = random.Random(SEED)
     limit = int(limit_gib * GIB)
-    token = 128 << 10
+    token_bytes = 256 << 10
+    sizes = {"short": 200, "middle": 700, "long": 2500}
     async with simulator(
-        slots=256, itl="2ms", ttft="5ms", model="tiny", kv_bytes=f"{pod_gib}Gi", kv_bytes_per_token=token, context=16384
-    ) as pod:
+        slots=256, itl="1ms", ttft="5ms", model="tiny", kv_bytes=f"{pod_gib}Gi", kv_bytes_per_token=token_bytes,
+        context=16384,
+    ) as pod:  # fmt: skip
         file = f"""
 profiles: [{{name: shared, overcommitRatio: {ratio}}}]
-models: [{{name: tiny, context: 16384, kvBytesPerToken: {token}}}]
+models: [{{name: tiny, context: 16384, kvBytesPerToken: {token_bytes}}}]
 pods: [{{name: pod, url: "{pod.url}", engine: simulator, models: [tiny]}}]
 queue: {{timeout: 120s}}
-tenants: [{{name: lent, profile: shared, keys: ["{hash_of(KEYS["lent"])}"], budget: {{memory: 4Gi}}, queue: {{timeout: 120s}}}}]
+tenants:
+  - name: lent
+    profile: shared
+    keys: ["{hash_of(KEYS["lent"])}"]
+    budget: {{memory: 4Gi}}
+    queue: {{timeout: 120s}}
 """
+        calls = [(rng.choice([PROSE, CHINESE, CODE]) * rng.randint(1, 2), rng.choice([*sizes])) for _ in range(50)]
+        largest = max(len(text.encode()) // 2 + 8 + sizes[size] + 16 for text, size in calls) * token_bytes
         async with gateway(file, tmp_path) as running, users(running) as client:
-            reserved: list[float] = []
-            watching = asyncio.Event()
-
-            async def watch() -> None:
-                while not watching.is_set():
-                    reserved.append(await running.metric("penstock_tenant_gpu_memory_reserved_bytes", tenant="lent"))
-                    await asyncio.sleep(0.01)
-
-            watcher = asyncio.create_task(watch())
-            texts = [rng.choice([PROSE, CHINESE, CODE]) * rng.randint(1, 12) for _ in range(60)]
-            largest = max(len(text.encode()) // 2 + 8 + 1800 for text in texts) * token
-            answers = await asyncio.gather(
-                *(call(client, KEYS["lent"], body(text, tokens=rng.randint(200, 1800))) for text in texts)
-            )
-            watching.set()
-            await watcher
-            assert {answer.status_code for answer in answers} == {200}, SEED
-            rows = await pod.counters()
-            held = rows["tenants"]["lent"]["most_kv_bytes"]
-            assert max(reserved) <= limit, SEED
+            for size, tokens in sizes.items():
+                await pod.arm("stall_after_tokens", tokens - 1, times=-1, match={"user": size}, seconds=60)
+            tasks = [
+                asyncio.create_task(call(client, KEYS["lent"], body(text, tokens=sizes[size], user=size)))
+                for text, size in calls
+            ]
+            held = await _settled_bytes(pod)
+            reserved = await running.metric("penstock_tenant_gpu_memory_reserved_bytes", tenant="lent")
+            assert reserved <= limit, SEED
             assert held <= limit, SEED
-            assert max(reserved) > limit - largest, (SEED, max(reserved), limit, largest)
+            assert reserved > limit - largest, (SEED, reserved, limit, largest)
             assert held > limit - largest, (SEED, held, limit, largest)
+
+            # Now all run to their ends: more is admitted as bytes come back, and the estimate learns meanwhile.
+            await pod.disarm()
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await pod.until(lambda rows: rows["all"]["calls"] == 0)
+            await pod.reset()
+            answers = await asyncio.gather(
+                *(call(client, KEYS["lent"], body(text, tokens=sizes[size])) for text, size in calls)
+            )
+            assert {answer.status_code for answer in answers} == {200}, SEED
+            most = (await pod.counters())["tenants"]["lent"]["most_kv_bytes"]
+            assert limit / 2 < most <= limit, (SEED, most, limit)
+
+
+async def _settled_bytes(pod: PodProcess) -> int:
+    """The bytes that the tenant holds at the pod once every running call has stalled: no more tokens come."""
+    tokens = -1
+    while True:
+        rows = await pod.counters()
+        if rows["all"]["running"] and rows["all"]["tokens"] == tokens:
+            return int(rows["tenants"]["lent"]["kv_bytes"])
+        tokens = rows["all"]["tokens"]
+        await asyncio.sleep(0.2)  # a hundred times the gap between two tokens

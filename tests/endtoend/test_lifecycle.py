@@ -17,9 +17,9 @@ KEY = "sk-acme"
 HEADERS = {"authorization": f"Bearer {KEY}"}
 
 
-def file(url: str, more: str = "") -> str:
+def file(url: str, more: str = "", pod: str = "") -> str:
     return f"""
-pods: [{{name: pod, url: "{url}", engine: simulator, models: [tiny]}}]
+pods: [{{name: pod, url: "{url}", engine: simulator, models: [tiny]{pod}}}]
 tenants: [{{name: acme, keys: ["{hash_of(KEY)}"], budget: {{concurrency: 4}}}}]
 {more}
 """
@@ -124,7 +124,7 @@ async def test_heartbeats_come_while_a_stream_waits_and_an_early_head_says_200(t
 async def test_what_is_refused_after_an_early_head_is_one_event_with_the_status(tmp_path: Path) -> None:
     more = "queue: {headAfter: 50ms, timeout: 400ms}\nstreams: {heartbeat: 60ms}"
     async with simulator(slots=1, ttft="1ms", itl="20ms", model="tiny") as pod:
-        async with gateway(file(pod.url, more), tmp_path) as running:
+        async with gateway(file(pod.url, more, ", concurrency: 1"), tmp_path) as running:
             blocking = asyncio.create_task(stream(running, 150))
             await pod.until(lambda rows: rows["all"]["running"] == 1)
             text = await stream(running, 3)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import httpx
 import openai
 import psutil
 import pytest
+import pytest_asyncio
 
 from tests.instruments.gateway import gateway, hash_of
 from tests.instruments.pods import simulator
@@ -31,8 +33,22 @@ def one_simulator(url: str, more: str = "") -> str:
     return f'pods: [{{name: sim, url: "{url}", engine: simulator, models: [tiny]}}]\n{TENANTS}\n{more}'
 
 
-def sdk(url: str) -> openai.AsyncOpenAI:
-    return openai.AsyncOpenAI(base_url=url + "/v1", api_key=KEY, max_retries=0)
+@pytest_asyncio.fixture
+async def sdk() -> AsyncIterator[Callable[[str], openai.AsyncOpenAI]]:
+    """Makes an SDK client for a gateway's URL, one for all calls, and closes it."""
+    made: dict[str, openai.AsyncOpenAI] = {}
+
+    def make(url: str) -> openai.AsyncOpenAI:
+        if url not in made:
+            made[url] = openai.AsyncOpenAI(base_url=url + "/v1", api_key=KEY, max_retries=0)
+        return made[url]
+
+    yield make
+    for client in made.values():
+        await client.close()
+
+
+Sdk = Callable[[str], openai.AsyncOpenAI]
 
 
 def pod_processes(pid: int) -> list[psutil.Process]:
@@ -42,7 +58,7 @@ def pod_processes(pid: int) -> list[psutil.Process]:
 
 @pytest.mark.parametrize("cut_at_bytes", [700, 713, 1001])
 async def test_a_pod_that_dies_inside_a_chunk_is_an_api_error_and_an_orderly_end(
-    tmp_path: Path, cut_at_bytes: int
+    tmp_path: Path, cut_at_bytes: int, sdk: Sdk
 ) -> None:
     async with simulator(slots=4, itl="2ms", model="tiny") as pod:
         async with gateway(one_simulator(pod.url), tmp_path) as running:
@@ -69,7 +85,7 @@ async def test_a_pod_that_dies_inside_a_chunk_is_an_api_error_and_an_orderly_end
             assert sum("error" in event for event in events) == 1
 
 
-async def test_a_stream_that_ends_without_a_finish_is_no_success(tmp_path: Path) -> None:
+async def test_a_stream_that_ends_without_a_finish_is_no_success(tmp_path: Path, sdk: Sdk) -> None:
     async with simulator(slots=4, itl="2ms", model="tiny") as pod:
         async with gateway(one_simulator(pod.url), tmp_path) as running:
             await pod.arm("end_early_after_tokens", 5)
@@ -81,7 +97,7 @@ async def test_a_stream_that_ends_without_a_finish_is_no_success(tmp_path: Path)
                     pass
 
 
-async def test_a_failure_before_the_first_byte_goes_to_another_pod_unseen(tmp_path: Path) -> None:
+async def test_a_failure_before_the_first_byte_goes_to_another_pod_unseen(tmp_path: Path, sdk: Sdk) -> None:
     async with simulator(slots=4, itl="2ms", model="tiny") as one, simulator(slots=4, itl="2ms", model="tiny") as two:
         file = f"""
 pods:
@@ -102,7 +118,7 @@ pods:
             assert retried, "no call ever met the failing pod"
 
 
-async def test_with_every_pod_failing_the_client_is_told_not_to_retry(tmp_path: Path) -> None:
+async def test_with_every_pod_failing_the_client_is_told_not_to_retry(tmp_path: Path, sdk: Sdk) -> None:
     async with simulator(slots=4, model="tiny") as pod:
         async with gateway(one_simulator(pod.url), tmp_path) as running:
             await pod.arm("status", 500, times=-1)
@@ -113,7 +129,7 @@ async def test_with_every_pod_failing_the_client_is_told_not_to_retry(tmp_path: 
             assert told.value.response.headers["x-should-retry"] == "false"
 
 
-async def test_a_killed_pod_is_restarted_and_calls_go_to_the_other_meanwhile(tmp_path: Path) -> None:
+async def test_a_killed_pod_is_restarted_and_calls_go_to_the_other_meanwhile(tmp_path: Path, sdk: Sdk) -> None:
     async with gateway(TWO_LLAMAS, tmp_path) as running:
         await until(lambda: sum(line.get("event") == "pod_started" for line in running.log) == 2)
         for name in ("chat-0", "chat-1"):
@@ -140,7 +156,7 @@ async def test_no_pod_survives_the_gateway_killed_with_sigkill(tmp_path: Path) -
         await until(lambda: not any(process.is_running() for process in started), within=15)
 
 
-async def test_a_call_waits_for_a_pod_that_is_starting(tmp_path: Path) -> None:
+async def test_a_call_waits_for_a_pod_that_is_starting(tmp_path: Path, sdk: Sdk) -> None:
     async with gateway(TWO_LLAMAS, tmp_path, ready=False) as running:
         answer = await sdk(running.url).chat.completions.create(model="tiny", messages=ASK, max_tokens=5)
         assert answer.choices[0].message.content

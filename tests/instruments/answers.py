@@ -118,6 +118,7 @@ ANSWERS: tuple[Answer, ...] = (
     _stream("an event over three chunks", [b"data: a\n\n", b"data", b": b", b"\n\n", b"data: c\n\n"], is_framed=False),
     _stream("an event's end over two chunks", [b"data: a\n", b"\n", b"data: b\n\n"], is_framed=False),
     _stream("a CRLF end over two chunks", [b"data: a\r\n", b"\r\n", b"data: b\r\n\r\n"], is_framed=False),
+    _stream("a line break too many", [token("a"), b"\n", token("b"), b"\r\n", DONE], is_framed=False),
     _stream("one byte a chunk", [b"%c" % byte for byte in b"data: a\n\ndata: b\n\n"], is_framed=False),
     _stream("an event and a half a chunk", [b"data: a\n\ndata:", b" b\n\ndata: c\n\n"], is_framed=False),
     _stream("mixed line ends", [b"data: a\n\r\n", b"data: b\r\n\n"], is_framed=False),

@@ -420,5 +420,3 @@ def check_11_nobody_passes_a_head_past_bypass(model: BudgetModel, lease: Lease, 
     for ticket, since in model.blocked_since.items():
         passed = now - since > model.policy.queue.bypass_seconds and model.could_use(ticket, lease.pod)
         assert not passed, f"invariant 11: {lane_of(ticket.call)} has waited since {since} and was passed"
-
-

@@ -18,6 +18,7 @@ It then waits for a signal. Quick to start: run it with `-S`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -25,7 +26,8 @@ from typing import NoReturn
 
 
 def say(line: str) -> None:
-    os.write(1, f"{line}\n".encode())
+    with contextlib.suppress(OSError):  # that nobody listens any more is no reason to end
+        os.write(1, f"{line}\n".encode())
 
 
 def stay() -> NoReturn:

@@ -74,11 +74,11 @@ def test_prompts_are_cached_only_on_a_pod_of_one_tenant(make_call: Any, make_pod
 
 def test_it_is_started_with_its_file_alias_and_slots(make_pod: Any) -> None:
     pod = make_pod(model_file="tiny.gguf", slots=4, api_key="secret", options=("--context", "512"))
-    program = ENGINE.launch(pod, 4711, "127.0.0.1")
+    program = ENGINE.launch(pod, 4711, "127.0.0.1", 2048)
     assert program is not None
     assert program.command == (
         *(sys.executable, "-m", "backends.pods.llamacpp", "--host", "127.0.0.1", "--port", "4711"),
-        *("--model", "tiny.gguf", "--alias", "x", "--slots", "4", "--context", "512"),
+        *("--model", "tiny.gguf", "--alias", "x", "--slots", "4", "--context", "2048", "--context", "512"),
     )
     assert program.env == {"PENSTOCK_POD_API_KEY": "secret"}
     assert ENGINE.launch(make_pod(), 4711, "127.0.0.1") is None

@@ -144,10 +144,14 @@ def test_frames_go_on_exactly_as_the_pod_framed_them() -> None:
 
 
 def test_a_frame_whose_bytes_end_as_an_event_does_is_not_taken_for_one() -> None:
-    # The payload is one line feed, and the frame ends in "\n\n\r\n".
-    result = read([STREAM_HEAD + chunk(b"data: a"), chunk(b"\n"), chunk(b"\n")])
-    assert not result.frames
-    assert result.payloads == [b"data: a\n\n"]
+    # The payload is one line break, and with its size line the frame ends in two.
+    for payload, end in ((b"\n", b"\n\n"), (b"\r\n", b"\r\n\r\n"), (b"\r", b"\r\r")):
+        result = read([STREAM_HEAD + chunk(token("a", end)), chunk(payload), chunk(token("b", end))])
+        assert result.frames == [chunk(token("a", end))]
+        assert result.payloads == [payload, token("b", end)]
+        result = read([STREAM_HEAD + chunk(b"data: a"), chunk(payload), chunk(payload)])
+        assert not result.frames
+        assert result.payloads == [b"data: a" + payload + payload]
 
 
 def test_what_waits_is_handed_over_first_when_frames_are_given_up() -> None:

@@ -15,6 +15,7 @@ from gateway.http.listener import ListenError
 from gateway.http.server import EXTENSION, Client
 from tenancy.policy import ServerSettings
 from tests.instruments.http_house import House, Peer, error_of, get, post, serving
+from tests.instruments.until import until
 
 BOUND_SECONDS = 20.0
 SHORT_SECONDS = 0.05
@@ -687,8 +688,7 @@ def test_draining_closes_idle_connections_now_and_others_after_their_answer(run:
             silent, busy = await house.connect(), await house.connect()
             await busy.send(post("/busy", b"x"))
             await app.entered.wait()
-            while house.listener.open_connections < 2:
-                await asyncio.sleep(0)
+            await until(lambda: house.listener.open_connections == 2)
             house.listener.stop_accepting()
             house.listener.drain()
             assert await silent.has_ended()
@@ -705,13 +705,11 @@ def test_a_request_that_is_arriving_when_the_drain_begins_is_answered(run: Run) 
     async def scenario() -> None:
         async with serving(echo) as house:
             peer = await house.connect()
-            request = post("/late", b"hello")
-            await peer.send(request[:20])
-            while not house.listener.open_connections:
-                await asyncio.sleep(0)
-            await asyncio.sleep(SHORT_SECONDS)  # let the first bytes arrive
+            request = post("/late", b"hello", "x: y")
+            await peer.send(request[:40])
+            await until(lambda: any(connection.headers for connection in house.listener.state.connections))
             house.listener.drain()
-            await peer.send(request[20:])
+            await peer.send(request[40:])
             status, headers, _ = await peer.answer()
             assert (status, headers["connection"]) == (200, "close")
             assert await peer.has_ended()
