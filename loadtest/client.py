@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -89,8 +90,7 @@ class Connection(asyncio.Protocol):
     # ---- asyncio's and httptools' callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one, but does not say so
 
     def data_received(self, data: bytes) -> None:
         if self._parser is None:
@@ -130,7 +130,8 @@ class Connection(asyncio.Protocol):
             self._has_error = True
 
     def on_message_complete(self) -> None:
-        assert self._sample is not None
+        if self._sample is None:
+            return
         if self._sample.status != 200:
             self._end(str(self._sample.status))
         elif self._has_error:

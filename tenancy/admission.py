@@ -347,10 +347,11 @@ class Admission:
         self._group_of[pair] = group
         return group
 
-    def _choose(self, ticket: Ticket, group: Group, now: float, *, in_turn: bool = False) -> Host | None:
+    def _choose(self, ticket: Ticket, group: Group, now: float, closed: set[str] | None = None) -> Host | None:
         """The ranking's choice among the pods that can hold the ticket's call.
 
-        `in_turn`: it is the ticket's turn in its group, so that room kept for others of that group is no bar.
+        With `closed` it is the ticket's turn in its group: of its group's heads, only those before it keep room from it,
+        on the pods that are closed.
         """
         call, need, owners, moving = ticket.call, ticket.need, ticket.owners, ticket.moving
         hosts = self._ledger.hosts
@@ -365,7 +366,9 @@ class Admission:
             for owner in owners:
                 if owner.lacks_memory(bytes_, host, moving) is not None:
                     return False
-            return not self._is_kept(host, ticket.lane, group if in_turn else None, now)
+            if closed is not None and pod in closed:
+                return False
+            return not self._is_kept(host, ticket.lane, None if closed is None else group, now)
 
         ready = group.ready
         if ticket.not_on:
@@ -448,6 +451,8 @@ class Admission:
                 if blocker is not None:
                     self._give_up_room(lane)
                     self._queue.park(lane, *blocker)
+                elif any(lane.group.is_mixed_for(owner) for owner in head.owners):
+                    self._give_up_room(lane)  # of some pods its memory may allow it no use any more
 
     def _take_out(self, ticket: Ticket, now: float) -> None:
         """The ticket leaves the queue undecided, or for a refusal."""
@@ -651,7 +656,7 @@ class Admission:
                 if all(owner.lacks_memory(bytes_, host, head.moving) is None for owner in head.owners):
                     found = lane
                     break
-            elif host.could_hold(bytes_):
+            elif _could_use(lane, host):
                 first = first or lane
                 passed += 1
                 if group.blocked[lane] + bypass <= now:
@@ -673,19 +678,22 @@ class Admission:
     def _first_served(self, group: Group, now: float) -> tuple[Lane, Host] | None:
         bypass = self._policy.queue.bypass_seconds
         first: Lane | None = None
+        closed: set[str] = set()  # pods that keep their room for a head that may not be passed
         for passed, (_, lane) in enumerate(list(islice(group.turns, _MOST_PASSED)), start=1):
             head = lane.head
             assert head is not None
             if self._blocker(head, group, now) is not None:
                 self._stand(lane, head, group, now)
                 continue
-            host = self._choose(head, group, now, in_turn=True)
+            host = self._choose(head, group, now, closed)
             if host is not None:
                 return lane, host
             first = first or lane
             if group.blocked[lane] + bypass <= now:
                 lane.keeps_room = True
-                break
+                closed.update(host.name for host in group.hosts if _could_use(lane, host))
+                if len(closed) == len(group.hosts):
+                    break
             if passed == _MOST_PASSED:
                 first.keeps_room = True
         return None
@@ -693,9 +701,11 @@ class Admission:
     def _serve(self, owner: Owner, now: float) -> None:
         """The owner gave something back: its parked lanes are placed, in order."""
         for lane in list(self._queue.parked_with(owner)):
-            if owner.account.is_full:
-                return
-            if lane.owner is owner:
+            head = lane.head
+            if lane.owner is owner and head is not None and (head.moving is not None or not owner.account.is_full):
+                self._place(lane, now)
+        for lane in self._queue.lanes_of(owner.tenant):
+            if lane.group is not None and lane.group.is_mixed_for(owner):
                 self._place(lane, now)
 
     def _place(self, lane: Lane, now: float) -> None:
@@ -767,9 +777,13 @@ def _number(turn: tuple[int, Lane]) -> int:
 
 
 def _could_use(lane: Lane, host: Host) -> bool:
+    """Whether only the host's room keeps the lane's head from it."""
     head = lane.head
     assert head is not None
-    return host.name not in head.not_on and host.could_hold(host.weigh(head.need, lane.model))
+    bytes_ = host.weigh(head.need, lane.model)
+    if host.name in head.not_on or not host.could_hold(bytes_):
+        return False
+    return all(owner.lacks_memory(bytes_, host, head.moving) is None for owner in head.owners)
 
 
 def _gap_of(group: Group) -> float | None:

@@ -98,6 +98,7 @@ class Lease:
 
     __slots__ = (
         "bucket",
+        "bytes_",
         "call",
         "granted_at",
         "host",
@@ -120,6 +121,7 @@ class Lease:
         self.host = host
         self.granted_at = now
         self.bucket = bucket_of(now)
+        self.bytes_ = 0  # of KV memory, on its pod
         self.pod_hold: Hold | None = None
         self.owner_holds: tuple[Hold, ...] = ()
         self.windows: tuple[Window, ...] = ()  # of tokens, that the call was charged to
@@ -229,13 +231,14 @@ class Host:
 class Owner:
     """A tenant or a key: who pays. Memory is one figure over all devices, or one account a device."""
 
-    __slots__ = ("account", "by_device", "guarantee_bytes", "pays_for_pods")
+    __slots__ = ("account", "by_device", "guarantee_bytes", "is_tenant", "tenant")
 
-    def __init__(self, name: str) -> None:
-        self.account = Account(name)
+    def __init__(self, tenant: str, key: str | None = None) -> None:
+        self.account = Account(f"tenant/{tenant}" if key is None else f"key/{tenant}/{key}")
         self.by_device: dict[str, Account] | None = None
         self.guarantee_bytes: int | None = None
-        self.pays_for_pods: str | None = None  # the tenant whose dedicated pods this owner pays for whole
+        self.tenant = tenant
+        self.is_tenant = key is None
 
     def limit(self, budget: Budget, ratio: float, devices: frozenset[str]) -> None:
         """Take over the limits of `budget`, multiplying memory by `ratio`; what is held stays held."""
@@ -303,7 +306,8 @@ class Owner:
         return Standing(self.guarantee_bytes, limit, sum(share.memory_held for share in shares))
 
     def _paid_whole(self, host: Host) -> bool:
-        return self.pays_for_pods is not None and host.owner == self.pays_for_pods
+        """The tenant pays for a pod dedicated to it by the whole pod; a key's limits count calls there as anywhere."""
+        return self.is_tenant and host.owner == self.tenant
 
     def _shares(self, bytes_: int, host: Host) -> Iterator[Hold]:
         if self.by_device is None or self._paid_whole(host):
@@ -370,8 +374,7 @@ class Ledger:
         for lease in leases:  # their owners' limits may have changed form, or the pod its tenants
             owners = self.owners(lease.call)
             if owners is not None:
-                bytes_ = lease.host.weigh(lease.need, lease.call.model) if lease.pod_hold is None else lease.pod_hold[1]
-                self._rebook(lease, bytes_, lease.host, owners)
+                self._rebook(lease, lease.host, owners)
         self.left_out = {}
         for host in running:
             if self.hosts.get(host.name) is host:
@@ -381,14 +384,13 @@ class Ledger:
         tenants, keys = self.tenants, self.keys
         self.tenants, self.keys = {}, {}
         for tenant in policy.tenants.values():
-            owner = tenants.get(tenant.name) or Owner(f"tenant/{tenant.name}")
+            owner = tenants.get(tenant.name) or Owner(tenant.name)
             owner.limit(tenant.budget, policy.profile_of(tenant.profile).overcommit_ratio, devices)
-            owner.pays_for_pods = tenant.name
             self.tenants[tenant.name] = owner
             for key in tenant.keys:
                 if key.budget != Budget():
                     place = (tenant.name, key.name)
-                    owner = keys.get(place) or Owner(f"key/{tenant.name}/{key.name}")
+                    owner = keys.get(place) or Owner(*place)
                     owner.limit(key.budget, 1.0, devices)
                     self.keys[place] = owner
 
@@ -474,11 +476,13 @@ class Ledger:
             owner.account.requests.charge(1, now)
             owner.account.tokens.charge(need.tokens, now)
         lease.windows = tuple(owner.account.tokens for owner in owners)
-        self._put_on(lease, host, bytes_, now)
+        lease.bytes_ = bytes_
+        self._put_on(lease, now)
         return lease
 
     def take_off(self, lease: Lease, now: float, *, let_go: bool) -> None:
         """The call ends on its pod and will go on elsewhere: the pod's part is given back, or left behind as closing."""
+        lease.left_behind = None
         if lease.pod_hold is None:
             return
         hold, lease.pod_hold = lease.pod_hold, None
@@ -495,12 +499,12 @@ class Ledger:
     def put_on(self, lease: Lease, host: Host, owners: tuple[Owner, ...], now: float) -> None:
         """The call goes on, on `host`: slots of tenant and key stay taken, and their bytes become those of this pod."""
         assert lease.pod_hold is None and not lease.is_released
-        bytes_ = host.weigh(lease.need, lease.call.model)
-        assert host.is_taken_up and host.fits(bytes_), f"{host.name} was chosen and has no room"
-        self._rebook(lease, bytes_, host, owners)
+        lease.bytes_ = host.weigh(lease.need, lease.call.model)
+        assert host.is_taken_up and host.fits(lease.bytes_), f"{host.name} was chosen and has no room"
         lease.host = host
         lease.is_moved = True
-        self._put_on(lease, host, bytes_, now)
+        self._rebook(lease, host, owners)
+        self._put_on(lease, now)
 
     def book(self, lease: Lease, tokens: int, now: float) -> None:
         """The call used `tokens` in all: the difference to what it was charged goes to the minute of its admission."""
@@ -524,17 +528,17 @@ class Ledger:
         for hold in lease.owner_holds:
             self._give_back(lease, hold, now)
 
-    def _rebook(self, lease: Lease, bytes_: int, host: Host, owners: tuple[Owner, ...]) -> None:
+    def _rebook(self, lease: Lease, host: Host, owners: tuple[Owner, ...]) -> None:
         for account, held, slots in lease.owner_holds:
             account.give_back(held, slots)
             account.leases.pop(lease, None)
-        lease.owner_holds = tuple(hold for owner in owners for hold in owner.holds(bytes_, host))
+        lease.owner_holds = tuple(hold for owner in owners for hold in owner.holds(lease.bytes_, host))
         for account, held, slots in lease.owner_holds:
             account.take(held, slots)
             account.leases[lease] = None
 
-    def _put_on(self, lease: Lease, host: Host, bytes_: int, now: float) -> None:
-        lease.pod_hold = (host.account, bytes_, 1)
+    def _put_on(self, lease: Lease, now: float) -> None:
+        lease.pod_hold = (lease.host.account, lease.bytes_, 1)
         self._take(lease, lease.pod_hold, now)
 
     def _take(self, lease: Lease, hold: Hold, now: float) -> None:

@@ -69,6 +69,11 @@ class Group:
         self.blocked: OrderedDict[Lane, float] = OrderedDict()
 
 
+    def is_mixed_for(self, owner: Owner) -> bool:
+        """Whether `owner` may lack memory on some of the pods and not on others."""
+        return len(self.kinds if owner.by_device is None else self.kinds_by_device) > 1
+
+
 class Lane:
     """One tenant's waiting calls for one model by one key.
 

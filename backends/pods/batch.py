@@ -11,7 +11,6 @@ and memory; what a token says is the business of its source, who hears it that o
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +35,20 @@ class Receiver(Protocol):
 
         Answers `finish`, or why the sequence is to end with this token after all (a stop string was met).
         """
+
+
+class Timers(Protocol):
+    """The part of an event loop that the engine needs."""
+
+    def time(self) -> float: ...
+    def call_at(self, when: float, callback: Callable[[], None], /) -> Cancellable: ...
+    def call_soon(self, callback: Callable[[], None], /) -> Cancellable: ...
+
+
+class Cancellable(Protocol):
+    """A callback that may still be called off."""
+
+    def cancel(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +139,7 @@ class Batch:
         timing: Timing,
         metrics: Metrics,
         random: Random,
-        loop: asyncio.AbstractEventLoop,
+        loop: Timers,
     ) -> None:
         self.pool = pool
         self.slots = slots
@@ -140,7 +153,7 @@ class Batch:
         self._clock: Callable[[], float] = loop.time
         self._wheel: dict[int, list[Sequence]] = {}
         self._ticks: list[int] = []
-        self._timer: asyncio.Handle | None = None
+        self._timer: Cancellable | None = None
         self._timer_tick = -1
         self._is_turning = False
 
@@ -336,6 +349,7 @@ class Batch:
         self.pool.release(sequence.holding)
         sequence.holding = None
         sequence.due = -1
+        sequence.quiet = 0
         del self.running[sequence]
         sequence.rows.rest()
         self.waiting.appendleft(sequence)

@@ -138,7 +138,7 @@ class Reply:
 
     def reset(self) -> None:
         """Reset the connection, after all that was sent has reached the other side."""
-        if self._kept:
+        if self._kept or self._head:
             self.flush()
         if not self.is_over:
             self.is_over = True

@@ -13,13 +13,14 @@ import argparse
 import os
 import signal
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from backends.pods import options
 
-BUILT_IN_MODEL = Path(__file__).with_name("penstock-tiny-q8_0.gguf")
+BUILT_IN = "penstock-tiny"
+BUILT_IN_FILE = Path(__file__).with_name("penstock-tiny-q8_0.gguf")
 BUILT_IN_NAME = "penstock-tiny"
 SPARE_HTTP_THREADS = 64
 
@@ -43,19 +44,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     add("--port", type=options.whole, default=0, help="port to listen on; 0 takes a free one (default: %(default)s)")
-    add(
-        "--model",
-        type=_model_file,
-        default=BUILT_IN_MODEL,
-        metavar="GGUF",
-        help=f"model file (default: {BUILT_IN_NAME}, the one that comes with Penstock, known by that name)",
-    )
-    add(
-        "--alias",
-        default=None,
-        metavar="NAME",
-        help="name under which the model is served (default: penstock-tiny, or the file's name)",
-    )
+    add("--model", default=BUILT_IN, metavar="GGUF", help="model file; %(default)s comes with Penstock (default)")
+    add("--alias", default=None, metavar="NAME", help="name under which it is served (default: that of the file)")
     add(
         "--slots",
         type=options.count,
@@ -73,14 +63,14 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=options.count,
         default=1,
-        help="compute threads; more than one slows a busy machine (default: %(default)s)",
+        help="compute threads; on a busy machine more of them are slower (default: %(default)s)",
     )
     add(
         "--http-threads",
         type=options.count,
         default=None,
         metavar="N",
-        help="one is held by each open connection: more than run, wait and probe at once (default: 2 x slots + 64)",
+        help="each open connection holds one, so more than run, wait and probe at once (default: 2 x slots + 64)",
     )
     add(
         "--gpu-layers",
@@ -89,60 +79,55 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="layers to put on the GPU; 99 is all (default: %(default)s)",
     )
-    add("--api-key", default="", metavar="KEY", help="key that every request but /health must bring (default: none)")
-    add("--embeddings", action="store_true", help="serve /v1/embeddings too (mean pooling)")
+    add("--api-key", default="", metavar="KEY", help=options.API_KEY_HELP)
+    add("--embeddings", action="store_true", help="serve /v1/embeddings as well (mean pooling)")
     add(
         "--ping",
-        type=options.whole,
+        type=options.count,
         default=None,
         metavar="SECONDS",
-        help="send a comment after so much silence in a stream; 0 never (default: llama.cpp's 30)",
+        help="send a comment after so much silence in a stream (default: llama.cpp's 30)",
     )
-    add("--verbose", action="store_true", help="let llama.cpp log every request to standard error")
-
-
-def _model_file(name: str) -> Path:
-    return BUILT_IN_MODEL if name == BUILT_IN_NAME else Path(name)
+    add("--verbose", action="store_true", help="let llama.cpp log to standard error")
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Serve until a signal comes; returns 2 where the model cannot be read. Never returns after a good start."""
-    if not parsed.model.is_file():
-        print(f"penstock pod llama.cpp: no model at {parsed.model}", file=sys.stderr)
+    """Serve until a signal comes; returns 2 where there is no model, 1 where llama.cpp gives up. Does not return after a good start."""
+    model = BUILT_IN_FILE if parsed.model == BUILT_IN else Path(parsed.model)
+    if not model.is_file():
+        print(f"penstock pod llama.cpp: there is no model at {model}", file=sys.stderr)
         return 2
-    ended = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(
-            name, lambda *_: os._exit(0)
-        )  # the C++ threads hold nothing worth a tidy end, and take seconds for one
+        # At once: the C++ threads hold nothing worth a tidy end, and take seconds for one.
+        signal.signal(name, lambda *_: os._exit(0))
 
-    import xllamacpp  # 34 MB of shared object: only where it is really run
+    import xllamacpp  # 34 MB of shared object, so only where it is really run
 
-    server = xllamacpp.Server(_parameters(xllamacpp, parsed))  # loads the model and serves from threads of its own
+    alias = parsed.alias or model.stem.removesuffix("-q8_0")
+    try:
+        server = xllamacpp.Server(_parameters(xllamacpp, parsed, model, alias))  # serves from threads of its own
+    except RuntimeError as error:
+        reason = f"the model cannot be read, or port {parsed.port} is taken; --verbose shows more"
+        print(f"penstock pod llama.cpp: {error} ({reason})", file=sys.stderr)
+        return 1
     options.announce(
         server.listening_address,
         engine="llama.cpp",
         pid=os.getpid(),
-        model=_alias(parsed),
+        model=alias,
         slots=parsed.slots,
         context=parsed.context,
         build=xllamacpp.__version__,
     )
-    ended.wait()  # the reference to `server` keeps it alive
-    return 0
+    while True:
+        signal.pause()
 
 
-def _alias(parsed: argparse.Namespace) -> str:
-    if parsed.alias is not None:
-        return str(parsed.alias)
-    return BUILT_IN_NAME if parsed.model == BUILT_IN_MODEL else str(parsed.model.stem)
-
-
-def _parameters(xllamacpp: object, parsed: argparse.Namespace) -> object:
+def _parameters(xllamacpp: Any, parsed: argparse.Namespace, model: Path, alias: str) -> Any:
     """llama.cpp's parameters for `parsed`."""
-    p = xllamacpp.CommonParams()  # type: ignore[attr-defined]
-    p.model.path = str(parsed.model)
-    p.model_alias = {_alias(parsed)}
+    p = xllamacpp.CommonParams()
+    p.model.path = str(model)
+    p.model_alias = {alias}
     p.hostnames, p.port = [parsed.host], parsed.port
     p.n_parallel, p.n_ctx, p.kv_unified = parsed.slots, parsed.slots * parsed.context, False
     p.cpuparams.n_threads = p.cpuparams_batch.n_threads = parsed.threads
@@ -155,12 +140,12 @@ def _parameters(xllamacpp: object, parsed: argparse.Namespace) -> object:
     if not parsed.verbose:
         p.verbosity = 1
     if parsed.ping is not None:
-        p.sse_ping_interval = parsed.ping or -1
-    if parsed.api_key:
-        p.api_keys = [parsed.api_key]
+        p.sse_ping_interval = parsed.ping
+    if key := options.api_key(parsed):
+        p.api_keys = [key]
     if parsed.embeddings:
         p.embedding = True
-        p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN  # type: ignore[attr-defined]
+        p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     return p
 
 

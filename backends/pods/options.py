@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import sys
 
@@ -51,6 +52,15 @@ def _whole(text: str, least: int) -> int:
     if not text.isdecimal() or int(text) < least:
         raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, {least} or more")
     return int(text)
+
+
+API_KEY_VARIABLE = "PENSTOCK_POD_API_KEY"
+API_KEY_HELP = f"key that requests must bring (default: what {API_KEY_VARIABLE} says, or none)"
+
+
+def api_key(parsed: argparse.Namespace) -> str:
+    """The key that requests must bring, or an empty string. The environment keeps it out of the list of processes."""
+    return str(parsed.api_key or os.environ.get(API_KEY_VARIABLE, ""))
 
 
 def announce(url: str, **facts: object) -> None:

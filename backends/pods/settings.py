@@ -66,7 +66,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="name under which it serves; may be given several times; others are unknown (default: simulator)",
     )
-    server("--api-key", default="", metavar="KEY", help="key that requests below /v1 must bring (default: none)")
+    server("--api-key", default="", metavar="KEY", help=options.API_KEY_HELP)
 
     room = parser.add_argument_group("what it holds").add_argument
     room("--slots", type=options.count, default=8, help="sequences that run at once (default: %(default)s)")
@@ -224,6 +224,6 @@ def read_options(parsed: argparse.Namespace) -> Settings:
         mean_output=parsed.mean_output,
         dimensions=parsed.dimensions,
         seed=parsed.seed,
-        api_key=parsed.api_key,
+        api_key=options.api_key(parsed),
         faults=tuple(parsed.fault),
     )

@@ -332,8 +332,15 @@ def _cache_config(wanted: Settings) -> dict[str, str]:
     }
 
 
+def _die(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """A bug of the simulator ends it, loudly: a pod that is half alive would cast doubt on what it is to test."""
+    loop.default_exception_handler(context)
+    os._exit(70)
+
+
 async def _serve(wanted: Settings) -> None:
     loop = asyncio.get_running_loop()
+    loop.set_exception_handler(_die)
     ended = asyncio.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(name, ended.set)

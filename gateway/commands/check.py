@@ -182,13 +182,15 @@ def _not_yet(loaded: Loaded) -> Iterator[str]:
 def _findings(loaded: Loaded, planned: Plan) -> Iterator[str]:
     if planned.findings:
         yield "Findings"
-    for finding in planned.findings:
+    for finding in planned.findings[:_MOST_ROWS]:
         source, line = loaded.locate(finding.path)
         where = f"{source}:{line}" if line is not None else source
         yield f"  {finding.severity.value:<8} {where}: {finding.place}"
         yield from textwrap.wrap(
             finding.text, _WIDTH, initial_indent=" " * 11, subsequent_indent=" " * 11, break_on_hyphens=False
         )
+    if len(planned.findings) > _MOST_ROWS:
+        yield f"  and {len(planned.findings) - _MOST_ROWS} more"
     counts = [sum(f.severity is severity for f in planned.findings) for severity in Severity]
     totals = ", ".join(_plural(n, severity.value) for n, severity in zip(counts, Severity, strict=True) if n)
     if planned.findings:
@@ -198,7 +200,7 @@ def _findings(loaded: Loaded, planned: Plan) -> Iterator[str]:
 
 def _aligned(cell: str, width: int, sample: str) -> str:
     """A cell in its column: figures to the right, as the column's first one tells."""
-    is_figure = sample[:1].isdigit() or sample in {"no limit", "not known", _LATER}
+    is_figure = sample.lstrip("-")[:1].isdigit() or sample in {"no limit", "not known", _LATER}
     return cell.rjust(width) if is_figure else cell.ljust(width)
 
 

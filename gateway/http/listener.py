@@ -8,6 +8,7 @@ lifecycle's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import socket
 import ssl
@@ -23,6 +24,9 @@ from uvicorn.server import ServerState
 from gateway.http.server import ClientProtocol
 from gateway.record import Record
 from tenancy.policy import ServerSettings
+
+CLOSE_SECONDS = 5.0
+"""How long a listener that closes waits for the last answers to be made and taken."""
 
 _BACKLOG = 2048
 # A client whose machine vanished is seen after a minute: while its call is queued, nothing is sent that could fail.
@@ -91,6 +95,7 @@ class Listener:
         self._date_second = 0
         self._headers: list[tuple[bytes, bytes]] = []
         self._servers: list[asyncio.Server] = []
+        self._addresses: list[tuple[str, int]] = []
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -127,12 +132,20 @@ class Listener:
         tls = self._tls(host, port)
         sockets = await self._bind(host, port)
         for bound in sockets:
-            self._servers.append(await self.loop.create_server(self.opened, sock=bound, ssl=tls, backlog=_BACKLOG))
+            server = await self.loop.create_server(
+                self.opened,
+                sock=bound,
+                ssl=tls,
+                backlog=_BACKLOG,
+                ssl_handshake_timeout=None if tls is None else self.settings.head_timeout_seconds,
+            )
+            self._servers.append(server)
+            self._addresses.append(bound.getsockname()[:2])
 
     @property
     def addresses(self) -> Sequence[tuple[str, int]]:
         """Where it listens: host and port of each socket, with the port that the system chose where 0 was asked for."""
-        return [bound.getsockname()[:2] for server in self._servers for bound in server.sockets]
+        return self._addresses
 
     @property
     def port(self) -> int:
@@ -170,13 +183,16 @@ class Listener:
     async def close(self, *, at_once: bool) -> None:
         """Stop listening and close every connection: after its answer, or, with `at_once`, whatever is being answered.
 
-        Returns when none is left and the application has ended its requests.
+        Answers get 5 s to be made and taken. Returns when no connection is left and the application has ended.
         """
         self.stop_accepting()
         self.drain()
-        if at_once:
-            for connection in list(self.state.connections):
-                connection.transport.abort()
+        if not at_once:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CLOSE_SECONDS):
+                    await self.wait_closed()
+        for connection in list(self.state.connections):
+            connection.transport.abort()
         await self.wait_closed()
         if self.state.tasks:
             await asyncio.wait(list(self.state.tasks))

@@ -287,12 +287,19 @@ class _Prompt:
         if not messages:
             raise _WrongError("'messages' must not be empty.", "messages")
         self.messages = len(messages)
+        text_bytes = 0
         for index, message in enumerate(messages):
-            for name, value in message.items():
-                if name == "content":
-                    self._add_content(bytes(value), index)
-                elif name != "role":
-                    self.text_bytes += len(value)  # tool calls, reasoning, names: templates print them as JSON or text
+            value = message.pop("content", None)
+            if value is not None:
+                content = bytes(value)
+                if content[0] == _QUOTE and b"\\" not in content:
+                    text_bytes += len(content) - 2  # the usual, without a call
+                else:
+                    self._add_content(content, index)
+            message.pop("role", None)
+            if message:  # tool calls, reasoning, names: templates print them as JSON or text
+                text_bytes += sum(map(len, message.values()))
+        self.text_bytes += text_bytes
         for name in _PROMPT_FIELDS:
             if name in fields:
                 self.text_bytes += len(fields[name])

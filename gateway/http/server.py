@@ -80,7 +80,7 @@ class ClientProtocol(HttpToolsProtocol):
         self._fault: Fault | None = None  # to be told when all earlier requests are answered
         self._is_deaf = False  # what still comes is read and dropped
         self._wait = _Wait.NOTHING
-        self._deadline = Deadline(face.loop, self._expire)
+        self._deadline = Deadline(face.loop.time, face.loop.call_later, self._expire)
 
     # ---- the connection ----------------------------------------------------------------------------------------------
 

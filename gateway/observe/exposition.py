@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
 
 Labels = tuple[str, ...]
 Sample = tuple[Labels, float]
@@ -110,19 +111,15 @@ class Histograms(Family):
         """All of them, as Prometheus reads them."""
         if not self._children:
             return ""
-        ends = [f'",le="{_number(bound)}"}} ' for bound in (*self._bounds, math.inf)]
-        return self.head() + "".join(self._lines(ends))
-
-    def _lines(self, ends: Sequence[str]) -> Iterator[str]:
         name = self.name
+        ends = [f',le="{_number(bound)}"}} ' for bound in (*self._bounds, math.inf)]
+        parts = [self.head()]
         for values, child in self._children.items():
             pairs = self.pairs(values)
-            begin = f"{name}_bucket{{{pairs[:-1]}"  # the quote that ends the pairs is the beginning of what follows
-            below = 0
-            for end, count in zip(ends, child.counts, strict=True):
-                below += count
-                yield f"{begin}{end}{below}\n"
-            yield f"{name}_sum{{{pairs}}} {_number(child.total)}\n{name}_count{{{pairs}}} {below}\n"
+            begin = f"{name}_bucket{{{pairs}"
+            parts += [f"{begin}{end}{below}\n" for end, below in zip(ends, accumulate(child.counts), strict=True)]
+            parts.append(f"{name}_sum{{{pairs}}} {_number(child.total)}\n{name}_count{{{pairs}}} {sum(child.counts)}\n")
+        return "".join(parts)
 
 
 def _number(value: float) -> str:

@@ -247,7 +247,7 @@ def _ms(seconds: float) -> float:
 
 def _as_text(entry: _Entry) -> bytes:
     facts = [f"{entry.time} {entry.status} {entry.endpoint}"]
-    for name in entry.__struct_fields__[3:]:
+    for name in entry.__struct_fields__[4:]:
         value = getattr(entry, name)
         if value or name == "total_ms":
             facts.append(f"{name}={_plain(value)}")

@@ -1,7 +1,7 @@
 """What Prometheus may ask: counts and times of finished requests, and what ledger and fleet hold at this moment.
 
-Counts come from one `Record` a request, gauges are read when they are asked for. Labels are bounded: tenants and pods by
-the file, models by the file's, and what is none of these counts as `other`. What each metric means stands in
+Counts come from one `Record` a request, gauges are read when they are asked for. Labels are bounded: tenants and pods
+by the file, models by the file's, and what is none of these counts as `other`. What each metric means stands in
 docs/metrics.md, which is tested against what is defined here.
 """
 

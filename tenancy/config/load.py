@@ -6,6 +6,7 @@ example of what is right), and those of references. Nothing is read but through 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from tenancy.config.references import check_references
 from tenancy.config.schema import NOT_YET, FileKeys
 from tenancy.config.written import WRONG
 from tenancy.policy import Policy
+
+_LONGEST = 400  # characters of what is said: a value may be a whole file
 
 ReadFile = Callable[[str], str]
 """Reads a file that the configuration names, relative to where the configuration stands; may raise `OSError`."""
@@ -173,8 +176,14 @@ class _Reading:
         written = self._document.variables.get(path)
         if written is not None:
             _, value = _resolve(self._root, path)
-            reason, remedy = (said.replace(str(value), written) for said in (reason, remedy))
-        self._faults.append(Fault(place, line, reason, remedy, source))
+            reason, remedy = (_hidden(said, str(value), written) for said in (reason, remedy))
+        self._faults.append(Fault(place, line, reason[:_LONGEST], remedy[:_LONGEST], source))
+
+
+def _hidden(said: str, held: str, written: str) -> str:
+    """What is said of a value, with the value as it was written instead of what its variable held."""
+    said = said.replace(repr(held), repr(written))
+    return re.sub(rf"(?<![\w`]){re.escape(held)}(?![\w`])", lambda _: written, said) if held.strip() else said
 
 
 def _locate(document: Document, profiles: ProfilesFile | None, path: Path) -> tuple[str, int | None, str]:

@@ -302,8 +302,7 @@ def words() -> Written:
 
     def read(value: Any) -> tuple[str, ...]:
         if isinstance(value, str):
-            split = ", ".join(f'"{word}"' for word in value.split())
-            raise Wrong("must be a list of words", f"write [{split}]")
+            raise Wrong("must be a list of words, not one text", 'write ["vllm", "serve", "--port", "8000"]')
         if not isinstance(value, list):
             raise Wrong(f"must be a list of words, not {_shown(value)}", 'write ["--port", "8000"]')
         return _each(list(enumerate(value)), lambda word: _text(word, "text", may_be_empty=True), "words", '["--port"]')
@@ -362,7 +361,7 @@ def _matching(pattern: re.Pattern[str], known_as: str, example: str) -> Written:
     def read(value: Any) -> str:
         found = _text(value, known_as)
         if not pattern.fullmatch(found):
-            raise Wrong(f"{found[:120]!r} is not a {known_as}", example)
+            raise Wrong(f"{found!r} is not a {known_as}", example)
         return found
 
     return Written(read, {"type": "string", "format": "name", "pattern": f"^({pattern.pattern}|{_VARIABLE})$"})

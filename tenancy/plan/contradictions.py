@@ -288,10 +288,10 @@ def _on_dedicated(sums: Sums, planned: TenantPlan) -> Iterator[Finding]:
 def _on_default_call(sums: Sums, planned: TenantPlan) -> Iterator[Finding]:
     """A call that states no maximum must fit: the tenant's memory and rate, and some pod."""
     tenant, path = planned.tenant, planned.path
-    owner = Owner(tenant.name)
-    ratio = sums.policy.profile_of(tenant.profile).overcommit_ratio
-    owner.limit(tenant.budget, ratio, frozenset(sums.policy.devices))
-    owner.pays_for_pods = tenant.name
+    payers: list[tuple[Path, Owner]] = [((*path, "budget", "memory"), sums.ledger.tenants[tenant.name])]
+    for index, key in enumerate(tenant.keys):
+        if key.budget.memory_bytes is not None or key.budget.memory_by_device is not None:
+            payers.append(((*path, "keys", index, "memory"), sums.ledger.keys[tenant.name, key.name]))
     largest = 0
     for model in sums.policy.models.values():
         hosts = [sums.hosts[pod] for pod in planned.pods if model.name in sums.served[pod][tenant.name]]
@@ -304,9 +304,10 @@ def _on_default_call(sums: Sums, planned: TenantPlan) -> Iterator[Finding]:
         if not any(host.could_hold(bytes_) for host, bytes_ in weighed):
             text = f"{call} takes {format_bytes(weighed[0][1])}, more than any pod holds"
             yield Finding(Severity.ERROR, (*path, "defaultMaxTokens"), text)
-        refusals = [(bytes_, owner.never_holds(bytes_, host)) for host, bytes_ in weighed]
-        if all(account is not None for _, account in refusals):
-            yield Finding(Severity.ERROR, (*path, "budget", "memory"), f"{call} {_too_much(*refusals[0])}")
+        for where, owner in payers:
+            refusals = [(bytes_, owner.never_holds(bytes_, host)) for host, bytes_ in weighed]
+            if all(account is not None for _, account in refusals):
+                yield Finding(Severity.ERROR, where, f"{call} {_too_much(*refusals[0])}")
     rate = tenant.budget.tokens_per_minute
     if rate is not None and largest > rate:
         text = f"a call of {tenant.name} that states no maximum is {largest:,} tokens, and it has {rate:,} a minute"

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tenancy.config.faults import Path
-from tenancy.ledger import Capacity, Host, memory_limit
+from tenancy.ledger import Capacity, Ledger, memory_limit
 from tenancy.lending import limit_of
 from tenancy.policy import Device, Pod, Policy, Tenant
 
@@ -98,7 +98,8 @@ class Sums:
         self.policy = policy
         self.inventory = inventory
         self._capacities = {name: capacities.get(name) or Capacity() for name in policy.pods}
-        self.hosts = {name: Host(pod) for name, pod in policy.pods.items()}
+        self.ledger = Ledger(policy)  # nothing runs on it: asked what it would hold and refuse
+        self.hosts = self.ledger.hosts
         for name, host in self.hosts.items():
             host.measure(self._capacities[name], policy)
         self.served = {

@@ -240,7 +240,7 @@ async def test_a_kill_order_cuts_a_long_grace_short(birth: Birth) -> None:
 
 async def test_a_later_order_shortens_the_grace_and_never_lengthens_it(birth: Birth) -> None:
     offspring = birth.pod("stubborn", "ready")
-    await birth.grown(1)
+    await within(offspring.announced)
     offspring.end(LONG)
     offspring.end(0.1)
     offspring.end(LONG)

@@ -238,7 +238,9 @@ tenants:
     budget: {{memory: 4Gi}}
     queue: {{timeout: 120s}}
 """
-        calls = [(rng.choice([PROSE, CHINESE, CODE]) * rng.randint(1, 2), rng.choice([*sizes])) for _ in range(50)]
+        # Mostly smaller ones, so that what the prompts' estimates are too high by stays well below one large call.
+        drawn = rng.choices([*sizes], weights=[3, 3, 1], k=70)
+        calls = [(rng.choice([PROSE, CHINESE, CODE]) * rng.randint(1, 1 + sizes[size] // 800), size) for size in drawn]
         largest = max(len(text.encode()) // 2 + 8 + sizes[size] + 16 for text, size in calls) * token_bytes
         async with gateway(file, tmp_path) as running, users(running) as client:
             for size, tokens in sizes.items():

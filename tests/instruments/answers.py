@@ -31,17 +31,18 @@ def token(text: str, end: bytes = b"\n\n") -> bytes:
 
 def unchunk(frames: bytes) -> bytes:
     """The payload of whole chunks; raises where they are not whole."""
-    payload = b""
-    while frames:
-        line, found, rest = frames.partition(b"\r\n")
-        assert found, f"a size line is cut: {frames!r}"
+    payloads = []
+    at = 0
+    while at < len(frames):
+        end = frames.find(b"\r\n", at)
+        line = frames[at:end]
+        assert end > 0, f"a size line is cut: {frames[at:]!r}"
         assert re.fullmatch(rb"[0-9A-Fa-f]+", line), f"not a size: {line!r}"
-        size = int(line, 16)
-        assert size > 0, "a terminator is passed on"
-        assert rest[size : size + 2] == b"\r\n", f"a chunk is cut: {frames!r}"
-        payload += rest[:size]
-        frames = rest[size + 2 :]
-    return payload
+        at = end + 2 + int(line, 16) + 2
+        assert at > end + 4, "a terminator is passed on"
+        assert frames[at - 2 : at] == b"\r\n", f"a chunk is cut: {frames[end:]!r}"
+        payloads.append(frames[end + 2 : at - 2])
+    return b"".join(payloads)
 
 
 def events_of(payload: bytes) -> list[tuple[bytes, bytes]]:

@@ -241,7 +241,7 @@ class BudgetModel:
 
     def taken_off(self, lease: Lease) -> None:
         held = self.of(lease)
-        if lease.left_behind is not None and all(other.lease is not lease.left_behind for other in self.held):
+        if lease.left_behind is not None:
             pod: Place = ("pod", lease.left_behind.pod)
             self.held.append(Held(lease.left_behind, {pod: held.bytes_[pod]}, {pod: 1}))
         for place in [place for place in held.calls if place[0] == "pod"]:
@@ -419,4 +419,5 @@ def check_11_nobody_passes_a_head_past_bypass(model: BudgetModel, lease: Lease, 
     """An arrival that was admitted at once: no head had been waiting for its pod for longer than `bypass`."""
     for ticket, since in model.blocked_since.items():
         passed = now - since > model.policy.queue.bypass_seconds and model.could_use(ticket, lease.pod)
+        passed = passed and model.allows(ticket, lease.pod)
         assert not passed, f"invariant 11: {lane_of(ticket.call)} has waited since {since} and was passed"

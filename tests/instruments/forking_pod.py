@@ -61,10 +61,10 @@ def end_well(is_verbose: bool, marks: str | None) -> None:
 
 
 def main(words: list[str]) -> None:
-    say(f"pid {os.getpid()}")
     is_verbose, marks = "verbose" in words, words[words.index("marks") + 1] if "marks" in words else None
     if is_verbose or marks is not None:
         signal.signal(signal.SIGTERM, lambda _number, _frame: end_well(is_verbose, marks))
+    say(f"pid {os.getpid()}")
     for word in words:
         match word:
             case "child" | "session" | "daemon":

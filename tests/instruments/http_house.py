@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+from gateway.http.client import EXTENSION, Client
 from gateway.http.listener import Listener
 from gateway.record import Record
 from tenancy.policy import ServerSettings
 
+SHORT_SECONDS = 0.05
+
+Run = Callable[[Coroutine[Any, Any, None]], None]
 App = Callable[[dict[str, Any], Any, Any], Awaitable[None]]
 
 
@@ -43,9 +47,9 @@ class House:
         sock.setblocking(False)
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.listener.port))
         peer = Peer(sock)
         self.peers.append(peer)
+        await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", self.listener.port))
         return peer
 
 
@@ -60,6 +64,10 @@ class Peer:
     async def send(self, *pieces: bytes) -> None:
         for piece in pieces:
             await self._loop.sock_sendall(self._socket, piece)
+
+    async def receive(self) -> bytes:
+        """What comes next, in one piece."""
+        return await self._loop.sock_recv(self._socket, 65536)
 
     async def read_until(self, mark: bytes, count: int = 1) -> bytes:
         """What has come when `mark` has come `count` times, or the connection has ended."""
@@ -136,3 +144,50 @@ def error_of(body: bytes) -> dict[str, Any]:
     error = json.loads(body)["error"]
     assert isinstance(error, dict)
     return error
+
+
+async def answer(send: Any, body: bytes, *headers: tuple[bytes, bytes]) -> None:
+    length = (b"content-length", b"%d" % len(body))
+    await send({"type": "http.response.start", "status": 200, "headers": [length, *headers]})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """Answers with the path and the body."""
+    client: Client = scope["extensions"][EXTENSION]
+    body = await client.read(receive)
+    if isinstance(body, bytes):
+        await answer(send, scope["path"].encode() + b" " + body)
+
+
+class Waiting:
+    """An application that waits until it is told to answer, and notes whom it saw leave."""
+
+    def __init__(self) -> None:
+        self.entered = asyncio.Event()
+        self.left = asyncio.Event()
+        self.go_on = asyncio.Event()
+        self.clients: list[Client] = []
+        self.paths: list[str] = []
+
+    async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        client: Client = scope["extensions"][EXTENSION]
+        self.clients.append(client)
+        self.paths.append(scope["path"])
+        body = await client.read(receive)
+        client.on_leave(self.left.set)
+        self.entered.set()
+        await self.go_on.wait()
+        if isinstance(body, bytes) and not client.is_gone:
+            await answer(send, scope["path"].encode() + b" " + body)
+
+
+async def assert_refused(peer: Peer, status: int, code: str) -> dict[str, Any]:
+    """The answer is an OpenAI error of this status and code, and the connection ends in order after it."""
+    got, headers, body = await peer.answer()
+    assert (got, error_of(body)["code"]) == (status, code)
+    assert headers["content-type"] == "application/json"
+    assert headers["connection"] == "close"
+    assert headers["x-request-id"]
+    assert await peer.has_ended()
+    return error_of(body)

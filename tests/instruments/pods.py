@@ -134,3 +134,13 @@ def arguments(options: dict[str, Any]) -> list[str]:
         elif value is not None and value is not False:
             words += (flag, str(value))
     return words
+
+
+async def misused(module: str, words: Sequence[str]) -> str:
+    """What a pod program says on standard error when it is given these words; it must end with 2."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", module, *words, cwd=ROOT, stderr=asyncio.subprocess.PIPE
+    )
+    _, said = await asyncio.wait_for(process.communicate(), START_SECONDS)
+    assert process.returncode == 2
+    return " ".join(said.decode().split())

@@ -228,7 +228,6 @@ class AdmissionMachine(RuleBasedStateMachine):
         if lease.is_settled or any(ticket.moving is lease for ticket in self.model.waiting):
             return multiple()
         was_on_pod = ("pod", lease.pod) in self.model.of(lease).calls
-        behind = lease.left_behind
         answer = self.admission.move(lease, frozenset(not_on), self.now, let_go=let_go)
         if was_on_pod:
             self.model.taken_off(lease)
@@ -238,7 +237,7 @@ class AdmissionMachine(RuleBasedStateMachine):
         elif isinstance(answer, Queued):
             self.model.waiting.insert(0, answer.ticket)
         self.told(self.admission.caused())
-        return lease.left_behind if lease.left_behind is not behind else multiple()
+        return multiple() if lease.left_behind is None else lease.left_behind
 
     @rule(who=st.sampled_from([("rated", 0), ("rated", 1)]))
     def count(self, who: tuple[str, int]) -> None:
@@ -435,11 +434,10 @@ class Walk:
     def move(self) -> None:
         if self.leases:
             lease = self.random.choice(self.leases)
-            behind = lease.left_behind
             not_on = self.random.choice([(), ("pod-a",), ("pod-a", "pod-b")])
-            self.machine.move(lease, not_on, self.random.random() < 0.5)
-            if lease.left_behind is not None and lease.left_behind is not behind:
-                self.closing.append(lease.left_behind)
+            behind = self.machine.move(lease, not_on, self.random.random() < 0.5)
+            if isinstance(behind, Lease):
+                self.closing.append(behind)
 
     def wait(self) -> None:
         self.machine.wait(self.random.choice([1, 1, 2, 4, 5, 16]))

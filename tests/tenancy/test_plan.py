@@ -238,7 +238,9 @@ def test_pods_that_serve_the_same_share_the_guarantees() -> None:
          "no pod serves ghost"),
         (one(tenant="defaultMaxTokens: 100").replace(KEY, ""), WARNING, "tenants[0]", "penstock keys new t"),
         (one(tenant="budget: {memory: 64Mi}, defaultMaxTokens: 100"), ERROR, "tenants[0].budget.memory",
-         "a call of t for m that states no maximum (109 tokens) takes 112.00 MiB, and t may hold 64.00 MiB"),
+         "a call of t for m that states no maximum (109 tokens) takes 112.00 MiB, and tenant/t may hold 64.00 MiB"),
+        (one(tenant="defaultMaxTokens: 100").replace(KEY, f"{{hash: {KEY}, name: ci, memory: 9Mi}}"), ERROR,
+         "tenants[0].keys[0].memory", "takes 112.00 MiB, and key/t/ci may hold 9.00 MiB"),
         (one(tenant="defaultMaxTokens: 2000"), ERROR, "tenants[0].defaultMaxTokens", "more than any pod holds"),
         (one(tenant="defaultMaxTokens: 100, budget: {tokensPerMinute: 100}"), ERROR,
          "tenants[0].budget.tokensPerMinute", "is 109 tokens, and it has 100 a minute"),
@@ -269,7 +271,7 @@ def test_lent_memory_may_hold_the_default_call() -> None:
 
 def test_a_device_that_a_budget_does_not_name_gives_it_nothing() -> None:
     text = one(tenant="budget: {memory: {d: 5Gi}}, defaultMaxTokens: 9", more="devices: [{name: d}]")
-    assert "and t/p may hold 0 B" in the_one(text, ERROR, "tenants[0].budget.memory")
+    assert "and tenant/t/p may hold 0 B" in the_one(text, ERROR, "tenants[0].budget.memory")
 
 
 @pytest.mark.parametrize(

@@ -167,9 +167,9 @@ def test_every_size_reads_back_from_what_is_written_for_it(size: int) -> None:
     assert parse_quantity(format_quantity(size)) == size
 
 
-@given(st.integers(0, 10**12))
+@given(st.integers(0, 100_000) | st.integers(0, 3650 * 86_400_000))
 def test_every_duration_of_whole_milliseconds_reads_back(milliseconds: int) -> None:
-    seconds = min(milliseconds, 3650 * 86_400_000) / 1000
+    seconds = milliseconds / 1000
     assert parse_duration(format_duration(seconds)) == seconds
 
 

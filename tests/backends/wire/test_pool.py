@@ -509,7 +509,7 @@ def test_a_pod_that_drops_its_connection_after_every_stream_unannounced_costs_no
 @on_both_loops
 def test_a_stream_waits_for_a_slow_reader_without_growing(new_loop: NewLoop) -> None:
     frame = chunk(token("x" * 1000))
-    count = 20_000
+    count = 8000
 
     async def world() -> None:
         async with BytePod(lambda _: [STREAM_HEAD + frame, frame * count, TERMINATOR]) as pod:

@@ -103,7 +103,7 @@ def test_a_call_may_say_that_it_would_not_wait() -> None:
 
 def test_the_trace_goes_on_and_no_other_header_does() -> None:
     headers = {"traceparent": "00-ab-cd-01", "tracestate": "a=b", "authorization": "Bearer sk", "cookie": "a"}
-    assert call(chat(), **headers).headers == {b"traceparent": b"00-ab-cd-01", b"tracestate": b"a=b"}
+    assert call(chat(), Kind.CHAT, CI, **headers).headers == {b"traceparent": b"00-ab-cd-01", b"tracestate": b"a=b"}
 
 
 # ---- the whole body --------------------------------------------------------------------------------------------------
@@ -276,7 +276,7 @@ def test_a_flag_must_be_one(fields: dict[str, Any], param: str) -> None:
         ([{"content": [{"type": "text", "text": "ab"}, {"type": "text", "text": "cd"}, "ef"]}], 6, 0),
         ([{"content": [{"text": "ab"}]}], 2, 0),
         (
-            [{"content": [{"type": "text", "text": "ab"}, {"type": "image_url", "image_url": {"url": "x" * 9999}}]}],
+            [{"content": [{"type": "text", "text": "ab"}, {"type": "image_url", "image_url": {"url": "x" * 99}}]}],
             2,
             1,
         ),
