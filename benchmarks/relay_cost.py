@@ -1,10 +1,11 @@
-"""What the data path costs: µs of CPU a streamed chunk and a request, through Penstock and through nginx, in one run.
+"""What the data path costs: µs of CPU a streamed chunk and a request, through Penstock and through nginx, in one
+run.
 
     .venv/bin/python -m benchmarks.relay_cost [--rounds 5] [--quick]
 
-The same simulator pod is behind both; the loads go through each in turn. Cost is the CPU time (user + system) of the proxy's
-whole process tree over what it did, as the kernel counts it. Absolute times move between machines and minutes: read the
-ratios. nginx (`apt-get install nginx-light`) is left out where it is not installed.
+The same simulator pod is behind both; the loads go through each in turn. Cost is the CPU time (user + system) of
+the proxy's whole process tree over what it did, as the kernel counts it. Absolute times move between machines and
+minutes: read the ratios. nginx (`apt-get install nginx-light`) is left out where it is not installed.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ http {{
   limit_conn_zone $http_authorization zone=tenant:1m; limit_conn tenant 8000;
   upstream pod {{ server 127.0.0.1:{pod}; keepalive 512; }}
   server {{ listen 127.0.0.1:{port};
-    location / {{ proxy_pass http://pod; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }}
+    location / {{
+      proxy_pass http://pod; proxy_http_version 1.1; proxy_set_header Connection ""; proxy_buffering off; }} }}
 }}
 """
 
 PENSTOCK = """
-pods: [{{name: sim, url: "http://127.0.0.1:{pod}", engine: simulator, models: [tiny], kvMemory: 64Gi, concurrency: 4096}}]
+pods:
+  - {{name: sim, url: "http://127.0.0.1:{pod}", engine: simulator, models: [tiny], kvMemory: 64Gi, concurrency: 4096}}
 models: [{{name: tiny, context: 32768, kvBytesPerToken: 4096}}]
 tenants:
   - name: bench

@@ -1,8 +1,9 @@
-"""Awaits what admission decides: holds the calls that wait in the queue, wakes those that a decision concerns, keeps time.
+"""Awaits what admission decides: holds the calls that wait in the queue, wakes those that a decision concerns,
+keeps time.
 
-`Admission` is pure: each of its verbs returns what it caused. Here those decisions become ends of futures, and its next expiry
-becomes a timer. A grant and a leaving in the same turn of the loop are settled here: whichever came first stands, and a grant to
-a client that has left goes straight back.
+`Admission` is pure: each of its verbs returns what it caused. Here those decisions become ends of futures, and its
+next expiry becomes a timer. A grant and a leaving in the same turn of the loop are settled here: whichever came
+first stands, and a grant to a client that has left goes straight back.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ class Admit:
         self._timer_at = 0.0
 
     async def admit(self, call: Call, leaving: Leaving) -> Admitted | Refused | None:
-        """A lease for `call`, at once or from the queue, or the refusal; `None` when the client left, with nothing held."""
+        """A lease for `call`, at once or from the queue, or the refusal; `None` when the client left, with nothing
+        held.
+        """
         answer = await self._answered(self.admission.admit(call, self._loop.time()), leaving)
         if isinstance(answer, Admitted):
             if not leaving.has_left and (self._confirm is None or await self._confirm(answer.lease)):
@@ -73,7 +76,9 @@ class Admit:
         return answer
 
     def settle(self, lease: Lease, usage: Usage | None, *, let_go: bool = True) -> None:
-        """Give the lease back, booking `usage`; with `let_go=False` bytes and slot stay charged until the pod lets go."""
+        """Give the lease back, booking `usage`; with `let_go=False` bytes and slot stay charged until the pod lets
+        go.
+        """
         self._wake(self.admission.settle(lease, usage, self._loop.time(), let_go=let_go))
 
     def let_go(self, leases: Sequence[Lease]) -> None:

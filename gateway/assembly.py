@@ -1,7 +1,7 @@
 """Where all objects of one gateway meet: clock, randomness, identities and sockets enter here and nowhere else.
 
-`Gateway` is what a process runs: fleet, admission, wires, HTTP face. What one room tells another goes through the few methods at
-its end, so that the whole traffic between rooms can be read on one page.
+`Gateway` is what a process runs: fleet, admission, wires, HTTP face. What one room tells another goes through the
+few methods at its end, so that the whole traffic between rooms can be read on one page.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
 """One attempt: a call sent to the pod that its lease is on, and its answer passed on or collected.
 
-An attempt ends with an `Attempt`, whatever happened: how it ended, what the client has seen of it, what was used. Whether there
-is another one is the exchange's decision. What the attempt may leave running at its pod is told to `closing`, so that the budget
-holds there, too.
+An attempt ends with an `Attempt`, whatever happened: how it ended, what the client has seen of it, what was used.
+Whether there is another one is the exchange's decision. What the attempt may leave running at its pod is told to
+`closing`, so that the budget holds there, too.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
@@ -31,8 +31,9 @@ from tenancy.ledger import Lease
 class Attempt:
     """One try of a call on one pod.
 
-    `is_left_behind` says that the pod may go on with it although nobody listens. `status`, `content_type` and `body` are a whole answer (or the pod's error) to be given to the client; `has_emitted` says that
-    the client has seen events of this attempt. `pieces` counts the events that came, `first_at` is when the first did.
+    `is_left_behind` says that the pod may go on with it although nobody listens. `status`, `content_type` and
+    `body` are a whole answer (or the pod's error) to be given to the client; `has_emitted` says that the client has
+    seen events of this attempt. `pieces` counts the events that came, `first_at` is when the first did.
     """
 
     pod: str
@@ -184,11 +185,6 @@ class Attempts:
         """End every attempt on `pod` at once, without waiting for its sockets."""
         for transfer in list(self._open.get(pod, {}).values()):
             transfer.fail(Ending.EJECTED, reason)
-
-    @property
-    def open_on(self) -> Mapping[str, int]:
-        """How many attempts are open, by pod."""
-        return {pod: len(transfers) for pod, transfers in self._open.items() if transfers}
 
     def close(self) -> None:
         """Close every idle connection; for the end of the gateway."""

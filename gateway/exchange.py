@@ -1,14 +1,13 @@
 """A request's way, from the parsed call to the last byte. Read this first.
 
- 1–3. the HTTP face has read head and body, found the tenant and made the `Call` (`routes.endpoints`)
- 4. the cache would be asked here
- 5–6. admission: a lease on a pod, from the queue if need be, or a refusal (`admit`)
- 7–8. an attempt on that pod: opened, then relayed or collected (`attempts`)
- 9. if it broke and the client has seen nothing of it, the lease moves and there is another attempt
+1–3. the HTTP face has read head and body, found the tenant and made the `Call` (`routes.endpoints`) 4. the cache
+would be asked here 5–6. admission: a lease on a pod, from the queue if need be, or a refusal (`admit`) 7–8. an
+attempt on that pod: opened, then relayed or collected (`attempts`) 9. if it broke and the client has seen nothing
+of it, the lease moves and there is another attempt
 10. the end: whoever still waits is told, the lease is settled, the record is full
 
-Nothing here knows ASGI or sockets: the client is a `Sink` and a `Leaving`, pods are reached through `attempts`, time comes from the
-loop. So the same code runs in virtual time.
+Nothing here knows ASGI or sockets: the client is a `Sink` and a `Leaving`, pods are reached through `attempts`,
+time comes from the loop. So the same code runs in virtual time.
 """
 
 from __future__ import annotations
@@ -52,7 +51,9 @@ class Exchange:
         self._heartbeat_seconds = policy.streams.heartbeat_seconds
 
     async def run(self, call: Call, sink: Sink, leaving: Leaving, record: Record) -> None:
-        """Bring `call` to its end: every byte of its answer is in `sink`, its lease is settled, and `record` tells it all."""
+        """Bring `call` to its end: every byte of its answer is in `sink`, its lease is settled, and `record` tells
+        it all.
+        """
         passage = Passage(
             call,
             sink,

@@ -1,8 +1,8 @@
 """A client's leaving as a value: a flag, and the one thing to do at once when it happens.
 
-Cancelling the task of a client that left would end it between any two lines, with a lease in one hand and a grant on its
-way. So nothing is cancelled: each step of an exchange says what a leaving would have to undo while that step waits, and
-that ends the one future that the step awaits. After every wait the exchange looks at `has_left`.
+Cancelling the task of a client that left would end it between any two lines, with a lease in one hand and a grant
+on its way. So nothing is cancelled: each step of an exchange says what a leaving would have to undo while that step
+waits, and that ends the one future that the step awaits. After every wait the exchange looks at `has_left`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ class Leaving:
             undo()
 
     def undo_with(self, undo: Callable[[], None] | None) -> None:
-        """Name what a leaving must undo from here on (`None`: nothing); called at once if the client has left already."""
+        """Name what a leaving must undo from here on (`None`: nothing); called at once if the client has left
+        already.
+        """
         if undo is not None and self.has_left:
             undo()
         else:

@@ -1,7 +1,8 @@
 """Start, drain and end of the gateway's process, and what its signals mean.
 
-The first SIGTERM or Ctrl-C drains: `/readyz` says 503, after `drainDelay` nothing new is admitted, open streams finish (at most
-`drainTimeout`), pods that we run are ended, exit 0. A second signal ends it at once: connections are cut, pods killed.
+The first SIGTERM or Ctrl-C drains: `/readyz` says 503, after `drainDelay` nothing new is admitted, open streams
+finish (at most `drainTimeout`), pods that we run are ended, exit 0. A second signal ends it at once: connections
+are cut, pods killed.
 """
 
 from __future__ import annotations
@@ -39,7 +40,9 @@ class Lifecycle:
                 return
 
     async def run(self, on_listening: Callable[[Gateway], None]) -> int:
-        """Serve until stopped; the exit code: 0 after an orderly drain, 1 where it was ended before its streams were."""
+        """Serve until stopped; the exit code: 0 after an orderly drain, 1 where it was ended before its streams
+        were.
+        """
         gateway = self._gateway
         await gateway.start()
         on_listening(gateway)

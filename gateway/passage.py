@@ -1,6 +1,7 @@
 """One call under way: what the exchange, the pulse and a deadline have to know of it between two steps.
 
-It owns the answer's head (which headers are true by now), the heartbeats while nothing comes, and the notes for the record.
+It owns the answer's head (which headers are true by now), the heartbeats while nothing comes, and the notes for the
+record.
 """
 
 from __future__ import annotations

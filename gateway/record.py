@@ -1,4 +1,6 @@
-"""All that one finished request was. Logs and metrics take it, each at the end of a request; there are no other hooks."""
+"""All that one finished request was. Logs and metrics take it, each at the end of a request; there are no other
+hooks.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from dataclasses import dataclass
 class Record:
     """One finished request: who, what, where, how long, how much. Times are seconds of the loop's clock.
 
-    `tenant`, `key` and `model` are empty until known. `code` is the error code of the contract, or empty; `status` is what
-    the client got (499 where it left before any head). `refused_by` is the account that refused.
+    `tenant`, `key` and `model` are empty until known. `code` is the error code of the contract, or empty; `status`
+    is what the client got (499 where it left before any head). `refused_by` is the account that refused.
     """
 
     request_id: str

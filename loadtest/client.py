@@ -1,8 +1,8 @@
 """Streams from the client's side, thousands on one loop: each connection is a protocol that counts what arrives.
 
-A stream counts as done only with a finish and `[DONE]`; an answer that is not 200, an error event or an early end is a failure
-under its own code, and its times are no latencies. Counting goes by reads, not by chunks: chunks that were piled up somewhere
-arrive together.
+A stream counts as done only with a finish and `[DONE]`; an answer that is not 200, an error event or an early end
+is a failure under its own code, and its times are no latencies. Counting goes by reads, not by chunks: chunks that
+were piled up somewhere arrive together.
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Target:
 
 @dataclass(slots=True)
 class Sample:
-    """One call as its client saw it. Times are the loop's seconds; `code` is empty for a call that is done as it should be."""
+    """One call as its client saw it. Times are the loop's seconds; `code` is empty for a call that is done as it
+    should be.
+    """
 
     sent_at: float
     first_at: float | None = None

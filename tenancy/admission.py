@@ -230,6 +230,7 @@ class Admission:
         chosen = self._choose(ticket, group, now)
         if chosen is not None:
             self._ledger.put_on(lease, chosen, owners, now)
+            self._owners_to_serve.update(dict.fromkeys(owners))  # it may hold less of their memory there
             self._recheck(call.tenant.name, now)
             self._run(now)
             return Admitted(lease)
@@ -379,17 +380,29 @@ class Admission:
         return None if chosen is None else hosts[chosen]
 
     def _is_kept(self, host: Host, own: Lane | None, in_turn: Group | None, now: float) -> bool:
-        """Whether the host's room is kept for a head that has been waiting for it longer than `bypass`."""
+        """Whether the host's room is kept for a head that has been waiting for it longer than `bypass`.
+
+        A lane in a round yields to those before it, anybody else to all. For its own group `in_turn` has seen to that.
+        """
         bypass = self._policy.queue.bypass_seconds
+        number = None if own is None or own.group is None else own.group.turns.number_of(own.tenant)
         for group in self._groups_on.get(host, ()):
-            if group is in_turn:
+            if group is in_turn or not group.blocked:
                 continue
-            for lane, since in group.blocked.items():
-                if since + bypass > now:
-                    break
-                if lane is not own and _could_use(lane, host):
-                    lane.keeps_room = True
-                    return True
+            if number is None:
+                for lane, since in group.blocked.items():
+                    if since + bypass > now:
+                        break
+                    if _could_use(lane, host):
+                        lane.keeps_room = True
+                        return True
+            else:
+                for other, lane in group.turns:
+                    if other >= number:
+                        break
+                    if group.blocked[lane] + bypass <= now and _could_use(lane, host):
+                        lane.keeps_room = True
+                        return True
         return False
 
     # who waits for what
@@ -451,8 +464,8 @@ class Admission:
                 if blocker is not None:
                     self._give_up_room(lane)
                     self._queue.park(lane, *blocker)
-                elif any(lane.group.is_mixed_for(owner) for owner in head.owners):
-                    self._give_up_room(lane)  # of some pods its memory may allow it no use any more
+                else:  # its turn went by, or of some pods its tenant's memory allows it no use any more
+                    self._give_up_room(lane)
 
     def _take_out(self, ticket: Ticket, now: float) -> None:
         """The ticket leaves the queue undecided, or for a refusal."""
@@ -729,6 +742,7 @@ class Admission:
             lease = self._ledger.grant(ticket.call, ticket.need, host, ticket.owners, now)
         else:
             self._ledger.put_on(lease, host, ticket.owners, now)
+            self._owners_to_serve.update(dict.fromkeys(ticket.owners))
             del self._moving[lease]
         self._decided.append(Decided(ticket, Admitted(lease, now - ticket.entered_at)))
         self._give_up_room(lane)
@@ -746,6 +760,9 @@ class Admission:
         if usage is None:
             return
         self._ledger.book(lease, usage.total_tokens, now)
+        if usage.total_tokens < lease.need.tokens:
+            for owner in self._ledger.owners(lease.call) or ():
+                self._owners_to_serve[owner] = None
         if not lease.is_moved:
             self._estimates.teach(lease.call, usage)
             lease.host.pace.learn(now - lease.granted_at, usage.completion_tokens)

@@ -40,10 +40,14 @@ class Turns(Generic[LaneT]):
         return len(self._places)
 
     def __iter__(self) -> Iterator[tuple[int, LaneT]]:
-        """The lanes in turn, each with its tenant's number: lower goes first, across rounds, too."""
+        """The lanes in turn, each with its tenant's number."""
         for place in self._places.values():
             for lane in place.lanes:
                 yield place.number, lane
+
+    def number_of(self, tenant: str) -> int:
+        """The place of a waiting tenant: lower goes first, across rounds, too."""
+        return self._places[tenant].number
 
     def join(self, tenant: str, lane: LaneT) -> None:
         """The lane begins to wait: its tenant, if it did not wait yet, comes last."""

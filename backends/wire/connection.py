@@ -256,7 +256,9 @@ class Connection(asyncio.Protocol):
             if self._transfer is not transfer:
                 return
             if framing.is_whole:
-                self._complete(transfer, framing)
+                self._let_go()
+                self._step(State.CLOSED)
+                transfer.complete()
                 return
         transfer.fail(Ending.RESET, _how_it_broke(error, framing))
 

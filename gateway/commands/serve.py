@@ -11,7 +11,8 @@ from gateway.commands.file import add_file_option, read_policy
 HELP = "run the gateway that a file describes"
 
 DESCRIPTION = """\
-Run the gateway: an OpenAI-compatible API in front of the file's pods, which admits each tenant's calls within its budget.
+Run the gateway: an OpenAI-compatible API in front of the file's pods, which admits each tenant's calls within its
+budget.
 """
 
 EPILOG = """\
@@ -19,13 +20,14 @@ examples:
   penstock serve -f penstock.yaml
   penstock serve -f penstock.yaml --host 0.0.0.0 --port 8000
 
-The file's `server` and `admin` sections say where it listens (127.0.0.1:8080, and 127.0.0.1:8081 for /metrics). Pods of the file
-that have no `url` are started, restarted and ended by the gateway. The access log goes to standard output, one JSON object a
-request; what the gateway itself has to say goes to standard error.
+The file's `server` and `admin` sections say where it listens (127.0.0.1:8080, and 127.0.0.1:8081 for /metrics). Pods
+of the file that have no `url` are started, restarted and ended by the gateway. The access log goes to standard output,
+one JSON object a request; what the gateway itself has to say goes to standard error.
 
 The first Ctrl-C or SIGTERM drains: nothing new is admitted, open streams finish, exit 0. A second one ends it at once.
 
-exit codes: 0 ended in order, 1 ended before its streams were or could not listen, 2 the file or the command line is wrong
+exit codes: 0 ended in order; 1 ended before its streams were, or could not listen; 2 the file or the command line is
+wrong
 """
 
 

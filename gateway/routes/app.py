@@ -1,7 +1,7 @@
 """The tables of routes: what the public address answers, and what the admin address does.
 
-The hot endpoints are plain routes, because FastAPI's own machinery (dependencies, validation, response models) costs more
-than the whole admission; the control endpoints use it.
+The hot endpoints are plain routes, because FastAPI's own machinery (dependencies, validation, response models)
+costs more than the whole admission; the control endpoints use it.
 """
 
 from __future__ import annotations

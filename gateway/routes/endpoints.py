@@ -1,7 +1,7 @@
 """The endpoints that clients call: the hot ones as plain ASGI, and the list of models.
 
-A hot endpoint is the first steps of a request's way: the key, the body, the call. From there it is `exchange`'s. Every request
-ends in one `Record`, whatever became of it.
+A hot endpoint is the first steps of a request's way: the key, the body, the call. From there it is `exchange`'s.
+Every request ends in one `Record`, whatever became of it.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 import msgspec
 
 from gateway.exchange import LEFT_STATUS, Exchange
-from gateway.http.errors import INVALID_API_KEY, Fault
 from gateway.http.client import EXTENSION, Client
+from gateway.http.errors import INVALID_API_KEY, Fault
 from gateway.http.parse import key_of, parse_call, request_id_of
 from gateway.leaving import Leaving
 from gateway.record import Record
@@ -27,7 +27,9 @@ Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 
 
 class Front:
-    """What every endpoint needs: who may call, where calls go, and who takes the record. `directory` changes with the policy."""
+    """What every endpoint needs: who may call, where calls go, and who takes the record. `directory` changes with
+    the policy.
+    """
 
     def __init__(
         self,

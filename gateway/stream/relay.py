@@ -18,8 +18,8 @@ from tenancy.call import Usage
 class Relay:
     """Passes one attempt's events to a sink, and keeps what the end of the stream has to be judged by.
 
-    `shows_usage` says whether the client asked for usage; if not, the event that carries it is kept back. `stop` ends the
-    attempt where an event is out of bounds; `overflow` then says so.
+    `shows_usage` says whether the client asked for usage; if not, the event that carries it is kept back. `stop`
+    ends the attempt where an event is out of bounds; `overflow` then says so.
     """
 
     __slots__ = (
@@ -97,11 +97,6 @@ class Relay:
             or self._has_reason(self._last)
             or self._has_reason(self._previous)
         )
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the pod's own `[DONE]` has gone to the client."""
-        return b"[DONE]" in self._last
 
     @property
     def error(self) -> str:

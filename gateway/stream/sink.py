@@ -1,8 +1,9 @@
 """Where a call's answer goes: the one thing that an exchange and its relay write to.
 
-A sink is a position in what was sent, not a push target: it knows whether the head is out, takes whole events only, and so may
-be written to at any moment between two of them, by a relay, a heartbeat or an error. `ClientSink` writes to the client's own
-transport; the head and the end still go through ASGI's `send`, so that uvicorn's keep-alive rules stay in force.
+A sink is a position in what was sent, not a push target: it knows whether the head is out, takes whole events only,
+and so may be written to at any moment between two of them, by a relay, a heartbeat or an error. `ClientSink` writes
+to the client's own transport; the head and the end still go through ASGI's `send`, so that uvicorn's keep-alive
+rules stay in force.
 """
 
 from __future__ import annotations

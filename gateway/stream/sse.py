@@ -10,8 +10,6 @@ import re
 from collections.abc import Iterator
 
 HEARTBEAT = b": hb\n"
-DONE = b"data: [DONE]\n\n"
-LAST_CHUNK = b"0\r\n\r\n"
 
 _END = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 

@@ -1,8 +1,8 @@
 """Usage inside a pod's stream: found in the one event that carries it, and hidden from clients that did not ask.
 
-The gateway asks every pod for usage, since budgets are settled by it. The event comes once a stream (`choices` empty, at the
-end), so what happens here happens once a request; the relay only looks whether `"usage"` stands in a piece at all. In
-generated text that word is escaped (`\\"usage\\"`), so a hit is always a key.
+The gateway asks every pod for usage, since budgets are settled by it. The event comes once a stream (`choices`
+empty, at the end), so what happens here happens once a request; the relay only looks whether `"usage"` stands in a
+piece at all. In generated text that word is escaped (`\\"usage\\"`), so a hit is always a key.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Whole answers: a body collected to its end, or put together from a stream where the pod was asked for one.
 
-llama.cpp frees no slot of a left call that is not streamed, so such a call goes to it as a stream and is joined here into
-the object that the client expects. The client sees nothing before the end; until then the call may still go elsewhere.
+llama.cpp frees no slot of a left call that is not streamed, so such a call goes to it as a stream and is joined
+here into the object that the client expects. The client sees nothing before the end; until then the call may still
+go elsewhere.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ MAX_BYTES = 128 * 1024 * 1024
 
 
 class WholeBody:
-    """Collects the body of an answer that the pod gives whole; at most `MAX_BYTES`, then `overflow` says so and `stop` is called."""
+    """Collects the body of an answer that the pod gives whole; at most `MAX_BYTES`, then `overflow` says so and
+    `stop` is called.
+    """
 
     def __init__(self, *, stop: Callable[[], None]) -> None:
         self._stop = stop
@@ -48,8 +51,8 @@ class WholeBody:
 class Assembled:
     """Puts a whole answer together from the events of a stream.
 
-    `kind` tells the form of the answer. `error` is what the pod reported instead of going on; `has_finished` whether the
-    stream ended on purpose; `overflow` what was out of bounds, upon which `stop` was called.
+    `kind` tells the form of the answer. `error` is what the pod reported instead of going on; `has_finished`
+    whether the stream ended on purpose; `overflow` what was out of bounds, upon which `stop` was called.
     """
 
     def __init__(self, kind: Kind, *, stop: Callable[[], None]) -> None:
@@ -133,7 +136,9 @@ class Assembled:
 
 
 def _merge(whole: dict[str, Any], delta: dict[str, Any]) -> None:
-    """Join a delta to what came before: text grows, lists grow (those of indexed items item by item), the rest is replaced."""
+    """Join a delta to what came before: text grows, lists grow (those of indexed items item by item), the rest is
+    replaced.
+    """
     for name, value in delta.items():
         before = whole.get(name)
         if value is None:

@@ -143,7 +143,8 @@ async def test_a_call_that_can_never_fit_is_told_so_and_charges_nothing(tmp_path
         file = f"""
 models: [{{name: tiny, context: 8192, kvBytesPerToken: 4096}}]
 pods: [{{name: pod, url: "{pod.url}", engine: simulator, models: [tiny]}}]
-tenants: [{{name: small, keys: ["{hash_of(KEYS["small"])}"], budget: {{memory: 4Mi, concurrency: 2, requestsPerMinute: 5}}}}]
+tenants:
+  - {{name: small, keys: ["{hash_of(KEYS["small"])}"], budget: {{memory: 4Mi, concurrency: 2, requestsPerMinute: 5}}}}
 """
         async with gateway(file, tmp_path) as running, users(running) as client:
             refused = await call(client, KEYS["small"], body(tokens=4000))

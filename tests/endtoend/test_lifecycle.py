@@ -70,16 +70,15 @@ async def test_sigterm_lets_open_streams_finish_admits_nothing_new_and_exits_0(t
 
 
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
-    async with simulator(slots=4, itl="50ms", model="tiny") as pod:
-        async with gateway(file(pod.url), tmp_path) as running:
-            cut = asyncio.create_task(stream(running, 1000))
-            await pod.until(lambda rows: rows["all"]["running"] == 1)
-            running.process.send_signal(signal.SIGINT)
-            await until(lambda: any(line.get("event") == "draining" for line in running.log))
-            running.process.send_signal(signal.SIGINT)
-            async with asyncio.timeout(10):
-                assert await running.process.wait() == 1
-            await asyncio.gather(cut, return_exceptions=True)
+    async with simulator(slots=4, itl="50ms", model="tiny") as pod, gateway(file(pod.url), tmp_path) as running:
+        cut = asyncio.create_task(stream(running, 1000))
+        await pod.until(lambda rows: rows["all"]["running"] == 1)
+        running.process.send_signal(signal.SIGINT)
+        await until(lambda: any(line.get("event") == "draining" for line in running.log))
+        running.process.send_signal(signal.SIGINT)
+        async with asyncio.timeout(10):
+            assert await running.process.wait() == 1
+        await asyncio.gather(cut, return_exceptions=True)
 
 
 async def test_pods_that_are_ours_are_gone_after_an_orderly_end(tmp_path: Path) -> None:

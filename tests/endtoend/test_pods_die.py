@@ -13,6 +13,7 @@ import openai
 import psutil
 import pytest
 import pytest_asyncio
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.instruments.gateway import gateway, hash_of
 from tests.instruments.pods import simulator
@@ -20,7 +21,7 @@ from tests.instruments.until import until
 
 KEY = "sk-acme"
 TENANTS = f'tenants: [{{name: acme, keys: ["{hash_of(KEY)}"], budget: {{concurrency: 16}}}}]'
-ASK = [{"role": "user", "content": "Tell me a story about a fox."}]
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Tell me a story about a fox."}]
 TWO_LLAMAS = f"""
 pods:
   - {{name: chat-0, engine: llama.cpp, model: penstock-tiny, models: [tiny], slots: 2}}
@@ -51,6 +52,13 @@ async def sdk() -> AsyncIterator[Callable[[str], openai.AsyncOpenAI]]:
 Sdk = Callable[[str], openai.AsyncOpenAI]
 
 
+async def read_stream(client: openai.AsyncOpenAI) -> None:
+    """A streamed call, read to its end."""
+    stream = await client.chat.completions.create(model="tiny", messages=ASK, max_tokens=50, stream=True)
+    async for _ in stream:
+        pass
+
+
 def pod_processes(pid: int) -> list[psutil.Process]:
     """Everything that the gateway started."""
     return psutil.Process(pid).children(recursive=True)
@@ -64,11 +72,7 @@ async def test_a_pod_that_dies_inside_a_chunk_is_an_api_error_and_an_orderly_end
         async with gateway(one_simulator(pod.url), tmp_path) as running:
             await pod.arm("reset_after_bytes", cut_at_bytes)
             with pytest.raises(openai.APIError) as told:
-                stream = await sdk(running.url).chat.completions.create(
-                    model="tiny", messages=ASK, max_tokens=50, stream=True
-                )
-                async for _ in stream:
-                    pass
+                await read_stream(sdk(running.url))
             assert told.value.code == "pod_failed"
 
             # The same on the wire: whole events only, and the body ends as HTTP wants it.
@@ -90,11 +94,7 @@ async def test_a_stream_that_ends_without_a_finish_is_no_success(tmp_path: Path,
         async with gateway(one_simulator(pod.url), tmp_path) as running:
             await pod.arm("end_early_after_tokens", 5)
             with pytest.raises(openai.APIError):
-                stream = await sdk(running.url).chat.completions.create(
-                    model="tiny", messages=ASK, max_tokens=50, stream=True
-                )
-                async for _ in stream:
-                    pass
+                await read_stream(sdk(running.url))
 
 
 async def test_a_failure_before_the_first_byte_goes_to_another_pod_unseen(tmp_path: Path, sdk: Sdk) -> None:
@@ -119,14 +119,13 @@ pods:
 
 
 async def test_with_every_pod_failing_the_client_is_told_not_to_retry(tmp_path: Path, sdk: Sdk) -> None:
-    async with simulator(slots=4, model="tiny") as pod:
-        async with gateway(one_simulator(pod.url), tmp_path) as running:
-            await pod.arm("status", 500, times=-1)
-            with pytest.raises(openai.InternalServerError) as told:
-                await sdk(running.url).chat.completions.create(model="tiny", messages=ASK, max_tokens=5)
-            assert told.value.status_code == 502
-            assert told.value.code == "pod_failed"
-            assert told.value.response.headers["x-should-retry"] == "false"
+    async with simulator(slots=4, model="tiny") as pod, gateway(one_simulator(pod.url), tmp_path) as running:
+        await pod.arm("status", 500, times=-1)
+        with pytest.raises(openai.InternalServerError) as told:
+            await sdk(running.url).chat.completions.create(model="tiny", messages=ASK, max_tokens=5)
+        assert told.value.status_code == 502
+        assert told.value.code == "pod_failed"
+        assert told.value.response.headers["x-should-retry"] == "false"
 
 
 async def test_a_killed_pod_is_restarted_and_calls_go_to_the_other_meanwhile(tmp_path: Path, sdk: Sdk) -> None:
@@ -135,7 +134,7 @@ async def test_a_killed_pod_is_restarted_and_calls_go_to_the_other_meanwhile(tmp
         for name in ("chat-0", "chat-1"):
             async with asyncio.timeout(20):
                 while not await running.metric("penstock_pod_up", pod=name):
-                    await asyncio.sleep(0.02)
+                    pass
         victim = next(
             process for process in pod_processes(running.pid) if "backends.pods.llamacpp" in " ".join(process.cmdline())
         )

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable
 import openai
 import pytest
 import pytest_asyncio
+from openai.types.chat import ChatCompletionMessageParam
 
 from tests.instruments.gateway import Running, gateway, hash_of
 
@@ -30,7 +31,7 @@ tenants:
     keys: ["{hash_of(EMBEDDER)}"]
     models: [vectors]
 """
-ASK = [{"role": "user", "content": "What is a penstock?"}]
+ASK: list[ChatCompletionMessageParam] = [{"role": "user", "content": "What is a penstock?"}]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -124,6 +124,7 @@ class Visit:
     left_at: float | None = None
     is_answered: bool = False
     suspensions: list[str] = field(default_factory=list)
+    has_left: Callable[[], object] = lambda: None
     task: asyncio.Task[None] | None = None
 
     def __post_init__(self) -> None:
@@ -158,6 +159,7 @@ class Visit:
             self.transport.close()
             self._flow.resume_writing()
             self.client.gone()
+            self.has_left()
 
     def _suspended(self, number: int, awaited: object) -> None:
         self.suspensions.append(type(awaited).__name__)

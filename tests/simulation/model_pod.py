@@ -265,16 +265,17 @@ class ModelPod:
         used = {"prompt_tokens": work.prompt_tokens, "completion_tokens": work.length * work.sequences}
         choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": "stop"}
         body = msgspec.json.encode({"id": work.id, "choices": [choice], "usage": used})
-        if work.conduct.kind not in ("reset", "cut"):
+        if self._answer(work, b"200 OK", body):
             self.witness.reported(self, work, used["prompt_tokens"], used["completion_tokens"])
             self._let_go(work)
-        self._answer(work, b"200 OK", body)
-        self._let_go(work) if work.served is not None else None
 
-    def _answer(self, work: Work, status: bytes, body: bytes, extra: bytes = b"") -> None:
-        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n" % (status, len(body), extra)
-        self._write(work, head + body)
-        self._answered(work)
+    def _answer(self, work: Work, status: bytes, body: bytes, extra: bytes = b"") -> bool:
+        """Send a whole answer; whether it went out whole."""
+        head = b"HTTP/1.1 %b\r\ncontent-type: application/json\r\ncontent-length: %d\r\n%b\r\n"
+        is_out = self._write(work, head % (status, len(body), extra) + body)
+        if is_out:
+            self._answered(work)
+        return is_out
 
     def _end_body(self, work: Work) -> None:
         if work.conduct.framing == "unframed":
@@ -284,8 +285,8 @@ class ModelPod:
         if work.held_back:
             held, work.held_back = work.held_back, b""
             self._chunk(work, held)
-        self._write(work, b"0\r\n\r\n")
-        self._answered(work)
+        if self._write(work, b"0\r\n\r\n"):
+            self._answered(work)
 
     def _answered(self, work: Work) -> None:
         served, work.served = work.served, None
@@ -312,19 +313,20 @@ class ModelPod:
     def _chunk(self, work: Work, payload: bytes) -> None:
         self._write(work, b"%x\r\n%b\r\n" % (len(payload), payload))
 
-    def _write(self, work: Work, data: bytes) -> None:
+    def _write(self, work: Work, data: bytes) -> bool:
         served, conduct = work.served, work.conduct
-        if served is None:
-            return
+        if served is None or served.end.is_closing():
+            return False
         if conduct.kind in ("reset", "cut") and work.written + len(data) >= conduct.at:
-            served.end.write(data[: conduct.at - work.written])
+            served.end.write(data[: max(0, conduct.at - work.written)])
             if conduct.kind == "reset":
                 work.served = None
                 self._let_go(work)
             served.end.reset(None)
-            return
+            return False
         work.written += len(data)
         served.end.write(data)
+        return True
 
 
 class _Served(asyncio.Protocol):
@@ -364,6 +366,6 @@ class _Served(asyncio.Protocol):
         self._pod.left(self, self._work)
 
 
-def answers(body: dict[str, Any]) -> dict[str, msgspec.Raw]:
+def raw(body: dict[str, Any]) -> dict[str, msgspec.Raw]:
     """A call's body, as its top-level keys in raw JSON."""
     return {name: msgspec.Raw(msgspec.json.encode(value)) for name, value in body.items()}

@@ -1,15 +1,17 @@
-"""The simulator as its clients see it: OpenAI's API through OpenAI's SDK, vLLM's errors and metrics, and its own counts."""
+"""The simulator as its clients see it: OpenAI's API and SDK, vLLM's errors and metrics, and its own counts."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import signal
+from collections.abc import AsyncIterator
 from typing import Any
 
 import httpx
 import openai
 import pytest
+import pytest_asyncio
 
 from backends.pods import tokens
 from tests.instruments.pods import PodProcess, misused, simulator
@@ -17,6 +19,16 @@ from tests.instruments.pods import PodProcess, misused, simulator
 ASKED: list[Any] = [{"role": "user", "content": "Tell me about the mill by the river."}]
 CHAT: dict[str, Any] = {"messages": ASKED}
 FAST = {"ttft": 0, "itl": 0}
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def shared() -> AsyncIterator[PodProcess]:
+    """One simulator for the tests that count nothing."""
+    async with simulator(model=["m", "n"], context=4096, **FAST) as pod:
+        yield pod
 
 
 def sdk(pod: PodProcess, key: str = "none") -> openai.AsyncOpenAI:
@@ -40,27 +52,24 @@ async def lines(pod: PodProcess, path: str, body: dict[str, Any]) -> list[str]:
         return [line async for line in answer.aiter_lines() if line]
 
 
-async def test_a_stream_has_vllms_form() -> None:
-    async with simulator(model="m", **FAST) as pod:
-        got = await lines(
-            pod, "/v1/chat/completions", {**CHAT, "max_tokens": 3, "stream_options": {"include_usage": True}}
-        )
-        assert got[-1] == "data: [DONE]"
-        role, first, second, last, usage = (json.loads(line.removeprefix("data: ")) for line in got[:-1])
-        assert len({event["id"] for event in (role, first, second, last, usage)}) == 1
-        assert {event["object"] for event in (role, first, usage)} == {"chat.completion.chunk"}
-        assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
-        assert list(first["choices"][0]["delta"]) == list(second["choices"][0]["delta"]) == ["content"]
-        assert [event["choices"][0]["finish_reason"] for event in (role, first, second, last)] == [None] * 3 + [
-            "length"
-        ]
-        assert usage["choices"] == []
-        prompt = usage["usage"]["prompt_tokens"]
-        assert usage["usage"] == {"prompt_tokens": prompt, "total_tokens": prompt + 3, "completion_tokens": 3}
+async def test_a_stream_has_vllms_form(shared: PodProcess) -> None:
+    got = await lines(
+        shared, "/v1/chat/completions", {**CHAT, "max_tokens": 3, "stream_options": {"include_usage": True}}
+    )
+    assert got[-1] == "data: [DONE]"
+    role, first, second, last, usage = (json.loads(line.removeprefix("data: ")) for line in got[:-1])
+    assert len({event["id"] for event in (role, first, second, last, usage)}) == 1
+    assert {event["object"] for event in (role, first, usage)} == {"chat.completion.chunk"}
+    assert role["choices"][0]["delta"] == {"role": "assistant", "content": ""}
+    assert list(first["choices"][0]["delta"]) == list(second["choices"][0]["delta"]) == ["content"]
+    assert [event["choices"][0]["finish_reason"] for event in (role, first, second, last)] == [None] * 3 + ["length"]
+    assert usage["choices"] == []
+    prompt = usage["usage"]["prompt_tokens"]
+    assert usage["usage"] == {"prompt_tokens": prompt, "total_tokens": prompt + 3, "completion_tokens": 3}
 
 
-async def test_streamed_and_whole_answers_say_the_same_and_end_by_themselves() -> None:
-    async with simulator(model="m", **FAST) as pod, sdk(pod) as client:
+async def test_streamed_and_whole_answers_say_the_same_and_end_by_themselves(shared: PodProcess) -> None:
+    async with sdk(shared) as client:
         whole = await client.chat.completions.create(model="m", messages=ASKED)
         assert whole.choices[0].finish_reason == "stop"
         text, finish = "", None
@@ -74,8 +83,8 @@ async def test_streamed_and_whole_answers_say_the_same_and_end_by_themselves() -
         assert events == whole.usage.completion_tokens + 1, "the role, then one event for each token; the end is one"
 
 
-async def test_completions_take_texts_and_token_ids_one_or_many() -> None:
-    async with simulator(model="m", **FAST) as pod, sdk(pod) as client:
+async def test_completions_take_texts_and_token_ids_one_or_many(shared: PodProcess) -> None:
+    async with sdk(shared) as client:
         one = await client.completions.create(model="m", prompt="The river", max_tokens=5)
         assert one.choices[0].text.startswith(" ")
         assert one.usage is not None and one.usage.completion_tokens == 5
@@ -93,19 +102,18 @@ async def test_completions_take_texts_and_token_ids_one_or_many() -> None:
         assert default.usage is not None and default.usage.completion_tokens == 16
 
 
-async def test_a_streamed_completion_says_what_the_whole_one_says() -> None:
-    async with simulator(**FAST) as pod:
-        body = {"prompt": ["The river", "A mill"], "max_tokens": 6}
-        whole = (await pod.client.post("/v1/completions", json=body)).json()
-        texts = ["", ""]
-        for line in (await lines(pod, "/v1/completions", body))[:-1]:
-            choice = json.loads(line.removeprefix("data: "))["choices"][0]
-            texts[choice["index"]] += choice["text"]
-        assert texts == [choice["text"] for choice in whole["choices"]]
+async def test_a_streamed_completion_says_what_the_whole_one_says(shared: PodProcess) -> None:
+    body = {"prompt": ["The river", "A mill"], "max_tokens": 6}
+    whole = (await shared.client.post("/v1/completions", json=body)).json()
+    texts = ["", ""]
+    for line in (await lines(shared, "/v1/completions", body))[:-1]:
+        choice = json.loads(line.removeprefix("data: "))["choices"][0]
+        texts[choice["index"]] += choice["text"]
+    assert texts == [choice["text"] for choice in whole["choices"]]
 
 
-async def test_embeddings_come_as_numbers_and_as_base64() -> None:
-    async with simulator(model="m", ttft="1ms") as pod, sdk(pod) as client:
+async def test_embeddings_come_as_numbers_and_as_base64(shared: PodProcess) -> None:
+    async with sdk(shared) as client:
         got = await client.embeddings.create(model="m", input=["one", "two", "one"], dimensions=8)
         plain = await client.embeddings.create(model="m", input="one", dimensions=8, encoding_format="float")
         assert got.data[0].embedding == pytest.approx(plain.data[0].embedding, abs=1e-6)
@@ -123,20 +131,19 @@ async def test_a_prompt_is_counted_as_tokenize_counts_it() -> None:
         assert plain["count"] == len(tokens.split("The river runs."))
 
 
-async def test_a_stop_string_ends_the_answer_before_it_streamed_or_not() -> None:
-    async with simulator(**FAST) as pod:
-        free = said(await chat(pod, ignore_eos=True, max_tokens=40))
-        stop = free[20:26]
-        answer = await chat(pod, ignore_eos=True, max_tokens=40, stop=["never said", stop])
-        assert said(answer) == free[: free.index(stop)]
-        assert (answer["choices"][0]["finish_reason"], answer["choices"][0]["stop_reason"]) == ("stop", stop)
-        got = await lines(
-            pod, "/v1/chat/completions", {**CHAT, "ignore_eos": True, "max_tokens": 40, "stop": ["never said", stop]}
-        )
-        events = [json.loads(line.removeprefix("data: ")) for line in got[:-1]]
-        assert "".join(event["choices"][0]["delta"]["content"] for event in events) == said(answer)
-        assert events[-1]["choices"][0]["stop_reason"] == stop
-        assert len(events) == answer["usage"]["completion_tokens"] + 1
+async def test_a_stop_string_ends_the_answer_before_it_streamed_or_not(shared: PodProcess) -> None:
+    free = said(await chat(shared, ignore_eos=True, max_tokens=40))
+    stop = free[20:26]
+    answer = await chat(shared, ignore_eos=True, max_tokens=40, stop=["never said", stop])
+    assert said(answer) == free[: free.index(stop)]
+    assert (answer["choices"][0]["finish_reason"], answer["choices"][0]["stop_reason"]) == ("stop", stop)
+    got = await lines(
+        shared, "/v1/chat/completions", {**CHAT, "ignore_eos": True, "max_tokens": 40, "stop": ["never said", stop]}
+    )
+    events = [json.loads(line.removeprefix("data: ")) for line in got[:-1]]
+    assert "".join(event["choices"][0]["delta"]["content"] for event in events) == said(answer)
+    assert events[-1]["choices"][0]["stop_reason"] == stop
+    assert len(events) == answer["usage"]["completion_tokens"] + 1
 
 
 async def test_any_simulator_continues_a_reply_from_any_token_and_usage_adds_up() -> None:
@@ -157,37 +164,34 @@ async def test_any_simulator_continues_a_reply_from_any_token_and_usage_adds_up(
             assert rest["usage"]["total_tokens"] == usage["total_tokens"]
 
 
-async def test_a_trailing_reply_is_continued_unless_a_new_one_is_asked_for() -> None:
-    async with simulator(**FAST) as pod:
-        whole = said(await chat(pod))
-        messages = [*ASKED, {"role": "assistant", "content": whole[:30] + "  "}]
-        assert whole[:30].rstrip() + said(await chat(pod, messages=messages)) == whole, "trailing blanks are dropped"
-        new = said(await chat(pod, messages=messages, add_generation_prompt=True))
-        assert new[0].isupper() and not whole.endswith(new)
-        both = await pod.client.post(
-            "/v1/chat/completions",
-            json={"messages": messages, "continue_final_message": True, "add_generation_prompt": True},
-        )
-        assert both.status_code == 400
+async def test_a_trailing_reply_is_continued_unless_a_new_one_is_asked_for(shared: PodProcess) -> None:
+    whole = said(await chat(shared))
+    messages = [*ASKED, {"role": "assistant", "content": whole[:30] + "  "}]
+    assert whole[:30].rstrip() + said(await chat(shared, messages=messages)) == whole, "trailing blanks are dropped"
+    new = said(await chat(shared, messages=messages, add_generation_prompt=True))
+    assert new[0].isupper() and not whole.endswith(new)
+    both = await shared.client.post(
+        "/v1/chat/completions",
+        json={"messages": messages, "continue_final_message": True, "add_generation_prompt": True},
+    )
+    assert both.status_code == 400
 
 
-async def test_a_completion_is_continued_by_its_prompt_and_text() -> None:
-    async with simulator(**FAST) as pod:
-        body = {"prompt": "The river", "max_tokens": 30, "ignore_eos": True}
-        whole = (await pod.client.post("/v1/completions", json=body)).json()["choices"][0]["text"]
-        begun = "".join(tokens.split(whole)[:11])
-        rest = await pod.client.post("/v1/completions", json={**body, "prompt": "The river" + begun, "max_tokens": 19})
-        assert begun + rest.json()["choices"][0]["text"] == whole
+async def test_a_completion_is_continued_by_its_prompt_and_text(shared: PodProcess) -> None:
+    body = {"prompt": "The river", "max_tokens": 30, "ignore_eos": True}
+    whole = (await shared.client.post("/v1/completions", json=body)).json()["choices"][0]["text"]
+    begun = "".join(tokens.split(whole)[:11])
+    rest = await shared.client.post("/v1/completions", json={**body, "prompt": "The river" + begun, "max_tokens": 19})
+    assert begun + rest.json()["choices"][0]["text"] == whole
 
 
-async def test_text_depends_on_the_request_and_not_on_salt_or_simulator() -> None:
-    async with simulator(model=["m", "n"], **FAST) as pod:
-        base = said(await chat(pod))
-        assert said(await chat(pod, cache_salt="acme", user="bob", model="n")) == base
-        assert said(await chat(pod, seed=1)) != base
-        assert said(await chat(pod, messages=[{"role": "user", "content": "Else"}])) != base
-        two = await chat(pod, n=2)
-        assert two["choices"][0]["message"]["content"] == base != two["choices"][1]["message"]["content"]
+async def test_text_depends_on_the_request_and_not_on_salt_or_simulator(shared: PodProcess) -> None:
+    base = said(await chat(shared))
+    assert said(await chat(shared, cache_salt="acme", user="bob", model="n")) == base
+    assert said(await chat(shared, seed=1)) != base
+    assert said(await chat(shared, messages=[{"role": "user", "content": "Else"}])) != base
+    two = await chat(shared, n=2)
+    assert two["choices"][0]["message"]["content"] == base != two["choices"][1]["message"]["content"]
 
 
 async def test_fixed_output_fills_the_maximum_and_echo_repeats_the_question() -> None:
@@ -269,7 +273,7 @@ async def test_a_key_guards_the_api_and_leaves_health_and_metrics_open(monkeypat
 async def leave(pod: PodProcess, *, stream: bool) -> None:
     """A client that goes away in the middle of a long answer."""
     host, port = pod.url.removeprefix("http://").split(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
+    _, writer = await asyncio.open_connection(host, int(port))
     body = json.dumps({**CHAT, "max_tokens": 1000, "ignore_eos": True, "stream": stream, "cache_salt": "acme"}).encode()
     writer.write(b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
     await pod.until(lambda rows: rows["all"]["tokens"] > 3)
@@ -411,26 +415,24 @@ async def test_times_are_as_set() -> None:
         assert times[-1] >= 0.099 + 10 * 0.02 - 0.002
 
 
-async def test_requests_on_one_connection_are_answered_in_order() -> None:
-    async with simulator(**FAST) as pod:
-        host, port = pod.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        body = json.dumps({**CHAT, "max_tokens": 2}).encode()
-        call = b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
-        writer.write(call + b"GET /health HTTP/1.1\r\n\r\n" + b"GET /nothing HTTP/1.1\r\nconnection: close\r\n\r\n")
-        received = await asyncio.wait_for(reader.read(), 5)
-        writer.close()
-        statuses = [line for line in received.split(b"\r\n") if b"HTTP/1.1 " in line]
-        assert [status.rpartition(b"HTTP/1.1 ")[2][:3] for status in statuses] == [b"200", b"200", b"404"]
+async def test_requests_on_one_connection_are_answered_in_order(shared: PodProcess) -> None:
+    host, port = shared.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    body = json.dumps({**CHAT, "max_tokens": 2}).encode()
+    call = b"POST /v1/chat/completions HTTP/1.1\r\ncontent-length: %d\r\n\r\n%s" % (len(body), body)
+    writer.write(call + b"GET /health HTTP/1.1\r\n\r\n" + b"GET /nothing HTTP/1.1\r\nconnection: close\r\n\r\n")
+    received = await asyncio.wait_for(reader.read(), 5)
+    writer.close()
+    statuses = [line for line in received.split(b"\r\n") if b"HTTP/1.1 " in line]
+    assert [status.rpartition(b"HTTP/1.1 ")[2][:3] for status in statuses] == [b"200", b"200", b"404"]
 
 
-async def test_what_is_no_http_is_answered_and_ended() -> None:
-    async with simulator() as pod:
-        host, port = pod.url.removeprefix("http://").split(":")
-        reader, writer = await asyncio.open_connection(host, int(port))
-        writer.write(b"\x16\x03\x01 nonsense\r\n\r\n")
-        assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 400")
-        writer.close()
+async def test_what_is_no_http_is_answered_and_ended(shared: PodProcess) -> None:
+    host, port = shared.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"\x16\x03\x01 nonsense\r\n\r\n")
+    assert (await asyncio.wait_for(reader.read(), 5)).startswith(b"HTTP/1.1 400")
+    writer.close()
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
@@ -458,9 +460,3 @@ async def test_a_signal_ends_it_at_once_and_in_order(how: signal.Signals) -> Non
 )
 async def test_options_that_make_no_sense_are_refused_with_the_reason(options: list[str], says: str) -> None:
     assert says in await misused("backends.pods.simulator", options)
-
-
-@pytest.fixture
-async def shared() -> Any:
-    async with simulator(context=4096, **FAST) as pod:
-        yield pod

@@ -8,9 +8,9 @@ from hypothesis import given
 
 from backends.pods import tokens
 
-PROSE = """The old mill stood by the river, and nobody in the village could remember a time when its wheel had not turned.
-In the morning the miller opened the gate, and the water came down the wooden channel with a sound like distant applause.
-"You must never go near it," she said; and of course they did. It wasn't far: 3 miles, 20 minutes, a $5 ticket."""
+PROSE = """The old mill stood by the river, and nobody in the village could remember a time when its wheel had not
+turned. In the morning the miller opened the gate, and the water came down the wooden channel with a sound like distant
+applause. "You must never go near it," she said; and of course they did. It wasn't far: 3 miles, 20 minutes, $5."""
 CODE = """def admit(self, need: Need, now: float) -> Lease | Refusal:
     for account in self._accounts[need.owner]:
         if account.used + need.bytes > account.limit:

@@ -377,6 +377,18 @@ async def test_a_connection_made_for_somebody_who_has_left_is_closed() -> None:
     check_quiet(world)
 
 
+async def test_a_transfer_says_whether_the_pod_may_have_its_request() -> None:
+    world = World()
+    world.pod.is_slow = True
+    transfer = world.pool.send(Ask(), frames=True)
+    await turn()
+    assert not transfer.is_sent
+    transfer.abort()
+    assert not transfer.is_sent
+    world.pod.is_slow = False
+    assert (await world.ask()).is_sent
+
+
 # ---- closing ---------------------------------------------------------------------------------------------------------
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,7 +16,7 @@ def test_events_are_whole_however_the_body_is_cut(cuts: set[int]) -> None:
     body = b"".join(EVENTS)
     splitter = EventSplitter()
     edges = [0, *sorted(cuts), len(body)]
-    events = [event for start, end in zip(edges, edges[1:], strict=False) for event in splitter.feed(body[start:end])]
+    events = [event for start, end in itertools.pairwise(edges) for event in splitter.feed(body[start:end])]
     assert events == EVENTS
     assert splitter.rest == b""
 
