@@ -118,8 +118,11 @@ class Closing(Generic[T]):
 
     # ---- what was left
 
-    def left(self, pod: str, lease: T, now: float, *, attempt: Hashable = None) -> None:
-        """Hold `lease` until `pod` lets go of it; `attempt`, where given, ran on it and ends with this."""
+    def left(self, pod: str, lease: T, now: float, *, attempt: Hashable = None) -> float:
+        """Hold `lease` until `pod` lets go of it; `attempt`, where given, ran on it and ends with this.
+
+        Gives the time from which on a reading may let it go.
+        """
         at = self._pods.get(pod)
         if at is None:
             at = self._pods[pod] = _AtPod()
@@ -127,6 +130,7 @@ class Closing(Generic[T]):
         judged_from = now if ran is None or ran.seen_at is not None else max(now, ran.sent_at + SETTLE_SECONDS)
         at.left.append(_Left(lease, now, judged_from, 1 if ran is None else ran.parts))
         self._open[pod] = at
+        return judged_from
 
     def is_open(self, pod: str) -> bool:
         """Whether something left at `pod` is not let go yet, so that it should be asked often."""

@@ -23,7 +23,7 @@ from backends.engines.engine import Engine, Reading
 from backends.engines.known import RECOGNITION_PATHS, recognise
 from backends.fleet import Fleet, FleetPod, PodState
 
-FOLLOW_UP_SECONDS = (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)
+FOLLOW_UP_SECONDS = (0.005, 0.005, 0.01, 0.01, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)
 """How long after a poll a pod is asked again while something there is closing, or while it starts or fails; a poke
 begins anew."""
 

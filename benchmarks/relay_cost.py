@@ -168,32 +168,53 @@ def wait_for(port: int, path: str) -> None:
     raise RuntimeError(f"nothing answers at port {port}{path}")
 
 
+def key_hash() -> str:
+    """The key as the file wants it, without its prefix."""
+    return hashlib.sha256(KEY.encode()).hexdigest()
+
+
+@contextlib.contextmanager
+def started_pod(words: list[str], folder: Path) -> Iterator[int]:
+    """A pod program of our own (its module, and its options) on a free port, which is given."""
+    with process([sys.executable, "-m", *words, "--port", "0"], folder / "pod.log") as pod:
+        assert pod.stdout is not None
+        yield int(json.loads(pod.stdout.readline())["ready"].rsplit(":", 1)[1])
+
+
+@contextlib.contextmanager
+def serving(file: str, folder: Path) -> Iterator[tuple[int, int, int]]:
+    """A gateway for `file` (its text): its pid, its port and its admin port."""
+    port, admin = free_port(), free_port()
+    (folder / "penstock.yaml").write_text(file)
+    command = [sys.executable, "-m", "gateway.cli", "serve", "-f", str(folder / "penstock.yaml")]
+    with (folder / "access.log").open("w") as access, (folder / "penstock.log").open("w") as errors:
+        gateway = subprocess.Popen(
+            [*command, "--port", str(port), "--admin-port", str(admin)], stdout=access, stderr=errors
+        )
+        try:
+            yield gateway.pid, port, admin
+        finally:
+            gateway.send_signal(signal.SIGTERM)
+            gateway.wait(20)
+
+
 @contextlib.contextmanager
 def gates(folder: Path) -> Iterator[list[Gate]]:
     """The pod and what stands before it."""
-    simulator = [sys.executable, "-m", "backends.pods.simulator", "--port", "0", "--model", "tiny", "--slots", "4096"]
-    simulator += ["--ttft", "50ms", "--itl", "20ms", "--kv-blocks", "4000000", "--context", "32768"]
+    simulator = ["backends.pods.simulator", "--model", "tiny", "--slots", "4096", "--ttft", "50ms", "--itl", "20ms"]
     with contextlib.ExitStack() as stack:
-        pod = stack.enter_context(process(simulator, folder / "pod.log"))
-        assert pod.stdout is not None
-        pod_port = int(json.loads(pod.stdout.readline())["ready"].rsplit(":", 1)[1])
-        made = [Gate("direct", Target("127.0.0.1", pod_port, "/v1/chat/completions"), None)]
-        port, admin = free_port(), free_port()
-        file = folder / "penstock.yaml"
-        file.write_text(PENSTOCK.format(pod=pod_port, hash=hashlib.sha256(KEY.encode()).hexdigest()))
-        command = [sys.executable, "-m", "gateway.cli", "serve", "-f", str(file), "--port", str(port)]
-        with (folder / "access.log").open("w") as access, (folder / "penstock.log").open("w") as errors:
-            gateway = subprocess.Popen([*command, "--admin-port", str(admin)], stdout=access, stderr=errors)
-            stack.callback(gateway.wait, 20)
-            stack.callback(gateway.send_signal, signal.SIGTERM)
+        pod = stack.enter_context(started_pod([*simulator, "--kv-blocks", "4000000", "--context", "32768"], folder))
+        made = [Gate("direct", Target("127.0.0.1", pod, "/v1/chat/completions"), None)]
+        file = PENSTOCK.format(pod=pod, hash=key_hash())
+        pid, port, _ = stack.enter_context(serving(file, folder))
         wait_for(port, "/readyz")
-        made.append(Gate("penstock", Target("127.0.0.1", port, "/v1/chat/completions", KEY), gateway.pid))
+        made.append(Gate("penstock", Target("127.0.0.1", port, "/v1/chat/completions", KEY), pid))
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
         if nginx is None:
             print("nginx is not installed (apt-get install nginx-light): left out", flush=True)
         else:
             port = free_port()
-            (folder / "nginx.conf").write_text(NGINX.format(folder=folder, pod=pod_port, port=port))
+            (folder / "nginx.conf").write_text(NGINX.format(folder=folder, pod=pod, port=port))
             child = stack.enter_context(process([nginx, "-c", str(folder / "nginx.conf")], folder / "nginx.log"))
             wait_for(port, "/health")
             made.append(Gate("nginx", Target("127.0.0.1", port, "/v1/chat/completions", KEY), child.pid))

@@ -27,6 +27,9 @@ from tenancy.call import Call, Kind, Usage
 from tenancy.ledger import Lease
 
 
+_JUST_AFTER_SECONDS = 0.001  # a reading must be newer than the moment from which it counts
+
+
 @dataclass(slots=True)
 class Attempt:
     """One try of a call on one pod.
@@ -103,8 +106,11 @@ class Attempts:
 
     def leave_behind(self, lease: Lease, attempt: Attempt) -> None:
         """Hold `lease` as closing until the attempt's pod has let go of it."""
-        self._closing.left(attempt.pod, lease, self._loop.time(), attempt=attempt.number)
+        now = self._loop.time()
+        told_from = self._closing.left(attempt.pod, lease, now, attempt=attempt.number)
         self._poke(attempt.pod)
+        if told_from > now:  # it left so early that the pod may not have seen it yet: ask again as soon as that is over
+            self._loop.call_at(told_from + _JUST_AFTER_SECONDS, self._poke, attempt.pod)
 
     async def _answer(
         self, call: Call, lease: Lease, transfer: Transfer, sink: Sink, head: Callable[[str], Headers], number: int

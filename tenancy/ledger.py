@@ -215,7 +215,7 @@ class Host:
         weight = self.weights.get(model)
         if weight is None:
             return 0
-        bytes_, tokens = weight
+        bytes_, tokens = weight  # whole numbers all the way: no float rounds a byte away
         return -(-need.blocks(self.block_tokens) * self.block_tokens * bytes_ // tokens)
 
     def could_hold(self, bytes_: int) -> bool:
@@ -475,7 +475,7 @@ class Ledger:
         for owner in owners:
             owner.account.requests.charge(1, now)
             owner.account.tokens.charge(need.tokens, now)
-        lease.windows = tuple(owner.account.tokens for owner in owners)
+        lease.windows = tuple(owner.account.tokens for owner in owners if owner.account.tokens.limit is not None)
         lease.bytes_ = bytes_
         self._put_on(lease, now)
         return lease

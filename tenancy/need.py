@@ -9,8 +9,9 @@ ledger's to know.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import ceil, frexp
+
+import msgspec
 
 from tenancy.call import Call, Kind, Usage
 from tenancy.policy import Model
@@ -28,8 +29,7 @@ _LOWEST_OCTAVE, _OCTAVES = -4, 6
 _READINGS_KEPT = 2048  # at twice as many, the older half of the weight is gone
 
 
-@dataclass(slots=True, frozen=True)
-class Need:
+class Need(msgspec.Struct, frozen=True, gc=False):
     """Tokens that a call asks for. `output_tokens` is of each of its `sequences`, and so is `stated_output_tokens`.
 
     `output_tokens` is what is reserved: never more than the context leaves. `stated_output_tokens` is what the pod is
@@ -130,26 +130,34 @@ class _Quantile:
     only many together lower it.
     """
 
-    __slots__ = ("_counts", "_total", "value")
+    __slots__ = ("_above", "_bin", "_counts", "_total", "value")
 
     def __init__(self) -> None:
         self._counts = [0] * (_OCTAVES * _STEPS)
-        self._total = 0
+        self._bin = _bin_of(_FIRST_TOKENS_A_BYTE)
+        self._counts[self._bin] = 1
+        self._total = 1
+        self._above = 0  # readings in bins above that of the quantile
         self.value = _FIRST_TOKENS_A_BYTE
-        self.add(_FIRST_TOKENS_A_BYTE)
 
     def add(self, tokens_a_byte: float) -> None:
-        self._counts[_bin_of(min(max(tokens_a_byte, _LEAST), _MOST))] += 1
+        number = _bin_of(min(max(tokens_a_byte, _LEAST), _MOST))
+        self._counts[number] += 1
         self._total += 1
+        if number > self._bin:
+            self._above += 1
         if self._total >= 2 * _READINGS_KEPT:
             self._counts = [count // 2 for count in self._counts]
             self._total = sum(self._counts)
-        above = self._total - ceil(self._total * _QUANTILE)  # readings that may lie above the quantile
-        for number in range(len(self._counts) - 1, -1, -1):
-            above -= self._counts[number]
-            if above < 0:
-                self.value = _upper_edge(number)
-                return
+            self._above = sum(self._counts[self._bin + 1 :])
+        may_lie_above = self._total - ceil(self._total * _QUANTILE)
+        while self._above > may_lie_above:
+            self._bin += 1
+            self._above -= self._counts[self._bin]
+        while self._bin and self._above + self._counts[self._bin] <= may_lie_above:
+            self._above += self._counts[self._bin]
+            self._bin -= 1
+        self.value = _upper_edge(self._bin)
 
 
 def _bin_of(value: float) -> int:

@@ -68,7 +68,6 @@ class Group:
         self.turns: Turns[Lane] = Turns(numbers)
         self.blocked: OrderedDict[Lane, float] = OrderedDict()
 
-
     def is_mixed_for(self, owner: Owner) -> bool:
         """Whether `owner` may lack memory on some of the pods and not on others."""
         return len(self.kinds if owner.by_device is None else self.kinds_by_device) > 1

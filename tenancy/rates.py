@@ -18,12 +18,12 @@ _KEPT = int(WINDOW_SECONDS) * _PER_SECOND + 1  # the current bucket, and those t
 
 
 def bucket_of(now: float) -> int:
-    """The number of the bucket into which a charge at `now` goes; keep it to correct the charge later."""
-    return int(now * _PER_SECOND // 1)
+    """The number of the bucket into which a charge at `now` (not negative) goes; keep it to correct the charge later."""
+    return int(now * _PER_SECOND)
 
 
 class Window:
-    """What was charged in the last 60 seconds, against `limit` (`None`: not limited, but still counted)."""
+    """What was charged in the last 60 seconds, against `limit`. Without a limit (`None`) nothing is counted, either."""
 
     __slots__ = ("_amounts", "_order", "_used", "limit")
 
@@ -42,11 +42,14 @@ class Window:
         """Whether `amount` may be charged at `now`."""
         if self.limit is None:
             return True
-        self._forget(bucket_of(now))
+        if self._order:
+            self._forget(bucket_of(now))
         return self._used + amount <= self.limit
 
     def charge(self, amount: int, now: float) -> None:
         """Count `amount` as used at `now`."""
+        if self.limit is None:
+            return
         bucket = bucket_of(now)
         self._forget(bucket)
         if bucket in self._amounts:

@@ -164,7 +164,7 @@ class Offspring:
         self.gone.set_result(None)
 
     def _look_for_url(self, line: str) -> None:
-        if self.announced.done() or not line.startswith('{"ready"'):
+        if self.announced.done() or not line.startswith("{") or '"ready"' not in line:
             return
         try:
             match json.loads(line):

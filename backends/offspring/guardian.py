@@ -64,7 +64,9 @@ class Guardian:
         self._ends_at: float | None = None  # when the grace is over; None: nothing says that the pod should end
         self._nothing_left = True
         self._pod = 0
-        self._status: dict[int, int] = {}  # of children that were waited for by name: pid -> how it ended
+        self._pod_runs = False
+        self._command = 0  # the ending's present one
+        self._command_status: int | None = None
 
         for number in IGNORED:
             signal.signal(number, signal.SIG_IGN)
@@ -89,6 +91,7 @@ class Guardian:
                 self._listen(None)
             if self._ends_at is None:
                 self._pod = self._start(self._argv, {}, "failed")
+                self._pod_runs = True
                 self._report({"started": self._pod})
             while self._ends_at is None:
                 self._listen(None)
@@ -108,7 +111,7 @@ class Guardian:
             elif descriptor == self._woken:
                 os.read(self._woken, 4096)
             else:
-                os.read(descriptor, 65536)  # output that nobody reads any more
+                self._pass_over(descriptor)
         if os.getppid() != self._gateway:
             self._be_alone()
         self._reap()
@@ -140,6 +143,12 @@ class Guardian:
             self._poll.register(descriptor, select.POLLIN)
         self._end_within(self._grace)
 
+    def _pass_over(self, output: int) -> None:
+        try:
+            os.read(output, 65536)
+        except BlockingIOError:  # a copy of the gateway reads it, too
+            return
+
     def _end_within(self, grace: float) -> None:
         ends_at = time.monotonic() + grace
         self._ends_at = ends_at if self._ends_at is None else min(self._ends_at, ends_at)
@@ -154,10 +163,13 @@ class Guardian:
                 return
             if pid == 0:
                 return
-            self._status[pid] = os.waitstatus_to_exitcode(status)
-            if pid == self._pod:
-                self._report({"exited": self._status[pid]})
+            code = os.waitstatus_to_exitcode(status)
+            if pid == self._pod and self._pod_runs:
+                self._pod_runs = False
+                self._report({"exited": code})
                 self._end_within(self._grace)
+            elif pid == self._command:
+                self._command_status = code
 
     # -- what goes out ------------------------------------------------------------------------------------------------
 
@@ -215,18 +227,26 @@ class Guardian:
             if self._nothing_left or self._is_hasty:
                 return
             if kind == "signal":
-                self._signal(words[0])
+                self._signal_all(signal.Signals[words[0]], signal.SIGCONT)
             elif kind == "wait":
                 self._wait(seconds)
             elif kind == "command":
                 self._run_command(words, seconds or 0.0)
 
-    def _signal(self, name: str) -> None:
-        for number in (signal.Signals[name], signal.SIGCONT):
-            try:
-                os.killpg(self._pod, number)
-            except ProcessLookupError:
-                return
+    def _signal_all(self, *numbers: signal.Signals) -> None:
+        """Signal every descendant once, by its process group.
+
+        A group gets a signal in one step of the kernel's, so that no fork slips through inside it. Groups are looked up
+        each time and never remembered: the number of one that ended may be somebody else's by now.
+        """
+        own = os.getpgrp()
+        found = descendants(os.getpid())
+        for target in {-group if group != own else pid for pid, group in found}:
+            for number in numbers:
+                try:
+                    os.kill(target, number)
+                except (ProcessLookupError, PermissionError):
+                    break  # it ended meanwhile, or is not ours to end; either way it is waited for
 
     def _wait(self, seconds: float | None) -> None:
         fixed = None if seconds is None else time.monotonic() + seconds
@@ -237,31 +257,25 @@ class Guardian:
             self._listen(until)
 
     def _run_command(self, argv: list[str], timeout: float) -> None:
-        pid = self._start(argv, {"PENSTOCK_POD_PID": str(self._pod)}, "note")
+        self._command_status = None
+        self._command = self._start(argv, {"PENSTOCK_POD_PID": str(self._pod)}, "note")
         until = time.monotonic() + timeout
-        while pid not in self._status and not self._is_hasty and time.monotonic() < until:
+        while self._command_status is None and not self._is_hasty and time.monotonic() < until:
             self._listen(until)
-        if pid not in self._status:
+        if self._command_status is None:
             self._report({"note": f"{argv[0]} of the pod's ending took more than {timeout:g} s, and is killed"})
-            os.killpg(pid, signal.SIGKILL)
-        elif self._status[pid] != 0:
-            self._report({"note": f"{argv[0]} of the pod's ending came to its end with {self._status[pid]}"})
+            os.killpg(self._command, signal.SIGKILL)
+        elif self._command_status != 0:
+            self._report({"note": f"{argv[0]} of the pod's ending came to its end with {self._command_status}"})
 
     def _kill_everything(self) -> None:
-        """Kill every descendant, in as many rounds as it takes: what forks meanwhile is found in the next.
-
-        A group is killed as a whole, which the kernel does in one step, so that no fork slips through inside it.
-        """
+        """Kill every descendant, in as many rounds as it takes: what forks meanwhile is found in the next."""
         pause = 0.005
         while True:
             self._reap()
             if self._nothing_left:
                 return
-            for pid, group in descendants(os.getpid()):
-                try:
-                    os.killpg(group, signal.SIGKILL) if group != os.getpgrp() else os.kill(pid, signal.SIGKILL)
-                except (ProcessLookupError, PermissionError):
-                    continue  # it ended meanwhile, or is not ours to kill; either way it is waited for
+            self._signal_all(signal.SIGKILL)
             if select.select([self._woken], [], [], pause)[0]:
                 os.read(self._woken, 4096)
             pause = min(2 * pause, 0.5)  # what hangs in the kernel, in a GPU driver say, dies when it may

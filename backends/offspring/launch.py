@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """Send a signal to the pod's process group (and wake the group, if it was stopped)."""
+    """Signal the pod and all that it started, once by process group (and wake what was stopped)."""
 
     name: str = "SIGTERM"
 
 
 @dataclass(frozen=True, slots=True)
 class Wait:
-    """Wait until nothing is left, at most `seconds`; `None`: as long as the grace given with the order lasts."""
+    """Wait until nothing is left, at most `seconds`; `None`: until the grace is over, counted from the order to end."""
 
     seconds: float | None = None
 
@@ -70,6 +70,7 @@ class Launch:
 
 def launch_order(launch: Launch) -> bytes:
     """The line that makes a guardian start `launch`."""
+    assert launch.command, "a launch without a program"
     steps: list[tuple[str, tuple[str, ...], float | None]] = []
     for step in launch.ending.steps:
         match step:

@@ -101,6 +101,7 @@ def run(parsed: argparse.Namespace) -> int:
         # At once: the C++ threads hold nothing worth a tidy end, and take seconds for one.
         signal.signal(name, lambda *_: os._exit(0))
 
+    os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else a failed assertion calls gdb, and dies seconds later
     import xllamacpp  # 34 MB of shared object, so only where it is really run
 
     alias = parsed.alias or model.stem.removesuffix("-q8_0")
@@ -145,6 +146,8 @@ def _parameters(xllamacpp: Any, parsed: argparse.Namespace, model: Path, alias: 
         p.api_keys = [key]
     if parsed.embeddings:
         p.embedding = True
+        # A pooled prompt is one physical batch, and one that the slots do not divide fails an assertion of ggml.
+        p.n_batch = p.n_ubatch = -(-max(parsed.context, 512) // parsed.slots) * parsed.slots
         p.pooling_type = xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
     return p
 

@@ -184,7 +184,6 @@ class Connection(asyncio.Protocol):
         if self.state is State.ASKED:
             self._step(State.ANSWERING)
             self._request = b""
-        self._heads = NO_FRAME
         had_head = framing.head is not None
         frames, payload = framing.feed(data)
         if not had_head and framing.head is not None:

@@ -156,7 +156,10 @@ class ClientProtocol(HttpToolsProtocol):
             self._keep_time()
 
     def _feed_bounded(self, data: bytes) -> None:
-        """Feed so that no head is taken that is longer than it may be, however much came at once."""
+        """Feed so that no head is taken that is longer than it may be, however much came at once.
+
+        (What of a head came in one piece with the end of the request before it is not counted: less than the bound.)
+        """
         view = memoryview(data)
         self._loose_bytes -= len(view)
         while view:
@@ -304,6 +307,7 @@ class ClientProtocol(HttpToolsProtocol):
         if active is not None:
             active.client.forget()
         if self.transport.is_closing():
+            self._is_deaf = True
             self._watch(_Wait.END, _FLUSH_SECONDS)
             return
         self.flow.resume_reading()

@@ -117,7 +117,7 @@ class Budgets(Checker):
     def arrived(self, pod: ModelPod, work: Work) -> None:
         tenant = self.scene.policy.tenants[work.tenant]
         budget = tenant.budget
-        here = [(other, one) for other in self.scene.pods.values() for one in other.work if one.tenant == work.tenant]
+        here = self._at_pods(work.tenant)
         if budget.concurrency is not None and len(here) > budget.concurrency:
             self.complain("1", f"{len(here)} calls of {tenant.name} are at the pods, {budget.concurrency} allowed")
         key = key_of(work.id)
@@ -144,6 +144,12 @@ class Budgets(Checker):
                 self.complain("1", f"{recent} requests of {work.tenant} came in 59 s, {limit} a minute allowed")
         self._calls[work.id] += 1
 
+    def _at_pods(self, tenant: str) -> list[tuple[ModelPod, Work]]:
+        """What the tenant has at all pods. A call that moved on from a pod that may still run it is charged to both pods,
+        and once to its tenant and key."""
+        here = [(pod, work) for pod in self.scene.pods.values() for work in pod.work if work.tenant == tenant]
+        return list({work.id: (pod, work) for pod, work in here}.values())
+
     def _is_own(self, pod: ModelPod, tenant: str) -> bool:
         return self.scene.policy.pods[pod.name].owner == tenant
 
@@ -152,19 +158,19 @@ class Held(Checker):
     """2: a lease is released once, and not before its pod has let go: what is at a pod is held in the books."""
 
     def look(self) -> None:
-        at_pods: Counter[str] = Counter()
+        at_pods: dict[str, str] = {}
         for name, pod in self.scene.pods.items():
             if not pod.work:
                 continue
             state = self.scene.admission.pod_state(name)
-            at_pods.update(work.tenant for work in pod.work)
+            at_pods.update((work.id, work.tenant) for work in pod.work)
             if len(pod.work) > state.calls:
                 ids = [work.id for work in pod.work]
                 self.complain("2", f"{name} runs {len(pod.work)} calls, and {state.calls} are held there: {ids}")
             held = sum(pod.held_bytes(work) for work in pod.work)
             if state.kv_capacity is not None and held > state.kv_reserved:
                 self.complain("2", f"{name} runs calls of {held} bytes, and {state.kv_reserved} are held there")
-        for tenant, calls in at_pods.items():
+        for tenant, calls in Counter(at_pods.values()).items():
             state_of = self.scene.admission.tenant_state(tenant)
             if calls > state_of.concurrency_held:
                 self.complain("2", f"{calls} calls of {tenant} run, and {state_of.concurrency_held} are held")
@@ -454,11 +460,13 @@ class WatchedAdmission(Admission):
     def watch(self, scene: Scene, checkers: list[Checker]) -> None:
         self.scene = scene
         self.checkers = checkers
+        self._caused: list[Decided] = []
 
     def admit(self, call: Call, now: float) -> Answer:
         before = self._shown()
         answer = super().admit(call, now)
-        caused = bool(self._decided)
+        self._caused = self._tell(super().caused())
+        caused = bool(self._caused)
         self._answered(call, answer)
         for checker in self.checkers:
             checker.asked(call, answer, before, before if caused else self._shown())
@@ -493,7 +501,10 @@ class WatchedAdmission(Admission):
         return super().pods_changed(capacities, now)
 
     def caused(self) -> list[Decided]:
-        decided = super().caused()
+        caused, self._caused = self._caused, []
+        return [*caused, *self._tell(super().caused())]
+
+    def _tell(self, decided: list[Decided]) -> list[Decided]:
         for one in decided:
             for checker in self.checkers:
                 checker.decided(one.ticket, one.answer)

@@ -141,7 +141,9 @@ class AdmissionMachine(RuleBasedStateMachine):
         size: int,
         times: int,
     ) -> object:
-        tickets = [self.one_arrives(who, model, prompt, output, sequences, may_wait, deadline, size) for _ in range(times)]
+        tickets = [
+            self.one_arrives(who, model, prompt, output, sequences, may_wait, deadline, size) for _ in range(times)
+        ]
         return multiple(*(ticket for ticket in tickets if ticket is not None))
 
     def one_arrives(
@@ -237,6 +239,9 @@ class AdmissionMachine(RuleBasedStateMachine):
         elif isinstance(answer, Queued):
             self.model.waiting.insert(0, answer.ticket)
         self.told(self.admission.caused())
+        for ticket in list(self.model.blocked_since):  # who was the head begins to wait anew
+            if checks.lane_of(ticket.call) == checks.lane_of(lease.call):
+                del self.model.blocked_since[ticket]
         return multiple() if lease.left_behind is None else lease.left_behind
 
     @rule(who=st.sampled_from([("rated", 0), ("rated", 1)]))
@@ -261,7 +266,11 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.every_invariant_holds()
         self.now = until
 
-    @rule(name=st.sampled_from(sorted(CAPACITIES)), number=st.sampled_from([0, 0, 0, 1, 2]), ready=st.sampled_from([True, True, True, False]))
+    @rule(
+        name=st.sampled_from(sorted(CAPACITIES)),
+        number=st.sampled_from([0, 0, 0, 1, 2]),
+        ready=st.sampled_from([True, True, True, False]),
+    )
     def pod_changes(self, name: str, number: int, ready: bool) -> None:
         choices = CAPACITIES[name]
         capacity = choices[number % len(choices)]

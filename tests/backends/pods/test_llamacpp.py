@@ -41,7 +41,7 @@ async def busy(pod: PodProcess) -> int:
 async def until_busy(pod: PodProcess, wanted: int) -> None:
     async with asyncio.timeout(20):
         while await busy(pod) != wanted:
-            await asyncio.sleep(0.005)
+            pass
 
 
 async def test_it_streams_english_with_usage(pod: PodProcess) -> None:
@@ -71,18 +71,29 @@ async def test_completions_and_embeddings_are_served_beside_chat(pod: PodProcess
     assert len(vectors.data[0].embedding) == 256
 
 
-async def test_a_reply_that_was_begun_is_continued_exactly(pod: PodProcess) -> None:
-    async def reply(begun: str) -> str:
-        messages = [*ASKED, *([{"role": "assistant", "content": begun}] if begun else [])]
-        body = {"messages": messages, "temperature": 0, "max_tokens": 60}
-        answer = await pod.client.post("/v1/chat/completions", json=body)
-        return str(answer.json()["choices"][0]["message"]["content"])
+def begun_with(text: str) -> dict[str, Any]:
+    messages = [*ASKED, *([{"role": "assistant", "content": text}] if text else [])]
+    return {"messages": messages, "temperature": 0, "max_tokens": 60}
 
-    whole = await reply("")
+
+async def streamed(pod: PodProcess, body: dict[str, Any]) -> str:
+    async with pod.client.stream("POST", "/v1/chat/completions", json={**body, "stream": True}) as answer:
+        events = [line.removeprefix("data: ") async for line in answer.aiter_lines() if line.startswith("data: {")]
+    return "".join(json.loads(event)["choices"][0]["delta"].get("content") or "" for event in events)
+
+
+async def test_a_reply_that_was_begun_is_continued_exactly_in_a_stream(pod: PodProcess) -> None:
+    whole = await streamed(pod, begun_with(""))
     words = whole.split(" ")
+    assert len(words) > 10
     for kept in range(1, len(words), 4):
         begun = " ".join(words[:kept])
-        assert begun + await reply(begun) == whole
+        assert begun + await streamed(pod, begun_with(begun)) == whole
+
+
+async def test_a_whole_answer_repeats_the_beginning_that_it_was_given(pod: PodProcess) -> None:
+    answer = await pod.client.post("/v1/chat/completions", json=begun_with("A dam is"))
+    assert answer.json()["choices"][0]["message"]["content"].startswith("A dam is a ")
 
 
 async def test_it_publishes_slots_context_and_who_runs_and_waits(pod: PodProcess) -> None:
@@ -175,6 +186,16 @@ async def test_a_signal_ends_it_at_once_whatever_runs(how: signal.Signals) -> No
         running.process.send_signal(how)
         assert await asyncio.wait_for(running.process.wait(), 2) == 0
         await asyncio.gather(*calls, return_exceptions=True)
+
+
+@pytest.mark.parametrize("slots", [1, 5])
+async def test_embeddings_take_prompts_as_long_as_the_context_with_any_number_of_slots(slots: int) -> None:
+    async with llama_cpp(slots=slots, context=700, embeddings=True) as running:
+        fits = await running.client.post("/v1/embeddings", json={"input": "the river " * 345})
+        assert fits.json()["usage"]["prompt_tokens"] == 692
+        too_long = await running.client.post("/v1/embeddings", json={"input": "the river " * 700})
+        assert too_long.status_code == 500, "llama.cpp blames itself"
+        assert "too large to process" in too_long.json()["error"]["message"]
 
 
 async def test_a_model_that_is_not_there_is_said_so() -> None:

@@ -269,7 +269,7 @@ async def test_a_token_costs_two_calls() -> None:
     frame = chunk(token("b"))
     calls: list[str] = []
 
-    def note(frame: FrameType, event: str, argument: Any) -> None:
+    def note(frame: FrameType, event: str, _argument: Any) -> None:
         if event == "call":
             calls.append(frame.f_code.co_qualname)
 
