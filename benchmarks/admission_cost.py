@@ -1,9 +1,9 @@
-"""What admission costs while a thousand tenants wait on ten pods, and while nobody waits: `python -m benchmarks.admission_cost`.
+"""What admission costs while 1,000 tenants wait on 10 pods, and while none does: run as a module.
 
-A release gives back one lease and hands the room to whose turn it is. Measured are calls of one size and of mixed sizes, with
-heads that were just blocked (others may pass them) and heads past `bypass` (nobody may). An idle admit is an arrival that is
-admitted at once, with 1,000 tenants and as many pods as the line says. Times are CPU time, so that other work on the machine does not
-count.
+A release gives back one lease and hands the room to whose turn it is. Measured are calls of one size and of mixed
+sizes, with heads that were just blocked (others may pass them) and heads past `bypass` (nobody may). An idle admit is
+an arrival that is admitted at once, with 1,000 tenants and as many pods as the line says. Times are CPU time, so that
+other work on the machine does not count.
 """
 
 from __future__ import annotations

@@ -70,9 +70,14 @@ class Admit:
                     self._wake(self.admission.leave(ticket, self._loop.time()))
 
             leaving.undo_with(forget)
-            decided = await waiter
-            leaving.undo_with(None)
-            return decided
+            try:
+                return await waiter
+            except asyncio.CancelledError:
+                if self._waiting.pop(id(ticket), None) is not None:
+                    self._wake(self.admission.leave(ticket, self._loop.time()))
+                raise
+            finally:
+                leaving.undo_with(None)
         return answer
 
     def settle(self, lease: Lease, usage: Usage | None, *, let_go: bool = True) -> None:

@@ -18,7 +18,7 @@ import httpx
 
 from backends.closing import Closing
 from backends.engines.engine import Reading
-from backends.fleet import Fleet
+from backends.fleet import Fleet, PodState
 from backends.health import Health
 from backends.offspring import Launch
 from backends.routing.choice import Choice
@@ -95,6 +95,7 @@ class Gateway:
         self._quiet: asyncio.Future[None] | None = None
         self.listeners: list[Listener] = []
         self._announced: dict[str, str] = {}
+        self._left_out: dict[str, str] = {}
 
     # ---- life, as `lifecycle` leads it
 
@@ -159,7 +160,7 @@ class Gateway:
         return self.front.open_calls
 
     def _is_ready(self) -> bool:
-        return not self.is_draining and any(pod.state.name == "READY" for pod in self.fleet.pods.values())
+        return not self.is_draining and any(pod.state is PodState.READY for pod in self.fleet.pods.values())
 
     # ---- pods
 
@@ -217,6 +218,11 @@ class Gateway:
 
     def _fleet_changed(self) -> None:
         self.admit.pods_changed(self.fleet.capacities())
+        left_out = dict(self.admit.admission.left_out())
+        for pod, reason in left_out.items():
+            if self._left_out.get(pod) != reason:
+                self._log.warning("pod_left_out", pod=pod, reason=reason)
+        self._left_out = left_out
 
     def _in_doubt(self, name: str) -> None:
         self.health.check(name)

@@ -26,7 +26,6 @@ from gateway.stream.whole import Assembled, WholeBody
 from tenancy.call import Call, Kind, Usage
 from tenancy.ledger import Lease
 
-
 _JUST_AFTER_SECONDS = 0.001  # a reading must be newer than the moment from which it counts
 
 

@@ -23,11 +23,11 @@ from gateway.passage import Passage
 from gateway.record import Record
 from gateway.stream.pulse import Pulse
 from gateway.stream.sink import Sink
-from tenancy.admission import Admitted, Refused
+from tenancy.admission import Refused
 from tenancy.call import Call, Usage
 from tenancy.ledger import Lease
 from tenancy.policy import Policy
-from tenancy.refusal import Code
+from tenancy.refusal import Code, Refusal
 
 LEFT_STATUS = 499  # nginx's word for a client that left before its answer
 
@@ -80,37 +80,52 @@ class Exchange:
     async def _run(self, passage: Passage) -> None:
         call, record, leaving = passage.call, passage.record, passage.leaving
         answer = await self._admit.admit(call, leaving)
-        record.queued_seconds = self._loop.time() - call.arrived_at if answer is not None else 0.0
-        if answer is None:
-            return await self._give_up(passage)
-        if isinstance(answer, Refused):
-            return await self._refuse(passage, from_refusal(answer.refusal))
-        record.queued_seconds = answer.queued_seconds
         passage.rates = self._admit.admission.remaining(call.tenant.name, call.key, self._loop.time())
-        lease = answer.lease
+        if answer is None:
+            await self._give_up(passage)
+        elif isinstance(answer, Refused):
+            record.queued_seconds = self._loop.time() - call.arrived_at
+            record.refused_by = answer.refusal.account
+            await self._refuse(passage, from_refusal(answer.refusal))
+        else:
+            record.queued_seconds = answer.queued_seconds
+            await self._serve(passage, answer.lease)
+
+    async def _serve(self, passage: Passage, lease: Lease) -> None:
+        """Attempt until one has an answer or none is left to make, then settle, then tell the client."""
+        try:
+            attempt, refused = await self._try(passage, lease)
+        except BaseException:
+            self._admit.settle(lease, NOT_USED)  # a fault of our own must not keep the tenant's budget
+            raise
+        self._settle(passage, attempt, lease)
+        if passage.leaving.has_left:
+            await self._give_up(passage)
+        elif refused is not None and refused.code is not Code.NO_POD:
+            await self._refuse(passage, from_refusal(refused))
+        else:
+            await self._finish(passage, attempt)
+
+    async def _try(self, passage: Passage, lease: Lease) -> tuple[Attempt, Refusal | None]:
+        """The last attempt, and why there was no other where admission refused one."""
         failed: list[str] = []
-        moved: Admitted | Refused | None = answer
         while True:
-            attempt = await self._attempts.make(call, lease, passage.sink, leaving, passage.stream_head)
+            attempt = await self._attempts.make(passage.call, lease, passage.sink, passage.leaving, passage.stream_head)
             passage.note(attempt)
             if not self._may_try_again(passage, attempt):
-                break
+                return attempt, None
             failed.append(attempt.pod)
-            moving = self._admit.move(lease, frozenset(failed), leaving, let_go=not attempt.is_left_behind)
-            if lease.left_behind is not None and attempt.is_left_behind:
+            moving = self._admit.move(lease, frozenset(failed), passage.leaving, let_go=not attempt.is_left_behind)
+            if attempt.is_left_behind:
+                assert lease.left_behind is not None
                 self._attempts.leave_behind(lease.left_behind, attempt)
                 attempt.is_left_behind = False
             moved = await moving
-            if not isinstance(moved, Admitted) or leaving.has_left:
-                break
-            lease = moved.lease
-        self._settle(passage, attempt, lease)
-        if leaving.has_left:
-            await self._give_up(passage)
-        elif isinstance(moved, Refused) and moved.refusal.code is not Code.NO_POD:
-            await self._refuse(passage, from_refusal(moved.refusal))
-        else:
-            await self._finish(passage, attempt)
+            if moved is None or passage.leaving.has_left:
+                return attempt, None
+            if isinstance(moved, Refused):
+                return attempt, moved.refusal
+            assert moved.lease is lease, "a lease stays the same when it moves"
 
     def _may_try_again(self, passage: Passage, attempt: Attempt) -> bool:
         return (
@@ -140,7 +155,6 @@ class Exchange:
             await passage.sink.end()
         elif outcome.is_good and not _is_ours_to_tell(attempt.status):
             headers = [*passage.head(attempt.pod, passage.record.attempts), (b"content-type", attempt.content_type)]
-            passage.record.code = "" if attempt.status < 400 else "pod_refused"
             if passage.sink.is_started:
                 passage.sink.write_event(b"data: " + attempt.body.replace(b"\n", b" ") + b"\n\n")
                 await passage.sink.end()

@@ -1,11 +1,11 @@
 """The one decision: may this call run now, and where; and if not, does it wait, or is it refused, and why.
 
-Admission stands over the ledger, the queue and a `Ranking` of pods, which backends answers. Lease and route are one decision:
-a call is charged on the pod that the ranking chose among those that can hold it. Every verb takes the time, changes state
-and returns what it decided; nothing here waits or does I/O.
+Admission stands over the ledger, the queue and a `Ranking` of pods, which backends answers. Lease and route are one
+decision: a call is charged on the pod that the ranking chose among those that can hold it. Every verb takes the time,
+changes state and returns what it decided; nothing here waits or does I/O.
 
-An arrival whose lane is empty is ranked over all pods that are ready; any other waits its turn, which is `dealing`'s matter.
-Why a call cannot run, and when coming back would help, is told by `reasons`.
+An arrival whose lane is empty is ranked over all pods that are ready; any other waits its turn, which is `dealing`'s
+matter. Why a call cannot run, and when coming back would help, is told by `reasons`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,6 @@ class Admission:
             self._release(lease, now)
         else:
             self._ledger.close(lease)
-        self._dealing.recheck(lease.call.tenant.name, now)
         return self._finish(now)
 
     def let_go(self, leases: Sequence[Lease], now: float) -> list[Decided]:
@@ -401,7 +400,9 @@ class Admission:
         if usage is None:
             return
         self._ledger.book(lease, usage.total_tokens, now)
-        if usage.total_tokens < lease.need.tokens:
+        if usage.total_tokens > lease.need.tokens:
+            self._dealing.recheck(lease.call.tenant.name, now)
+        elif lease.windows and usage.total_tokens < lease.need.tokens:
             self._dealing.owners_freed(self._ledger.owners(lease.call) or ())
         if not lease.is_moved:
             self._estimates.teach(lease.call, usage)

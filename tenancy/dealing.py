@@ -1,13 +1,15 @@
 """Who is offered what: the groups of pods that lanes wait for, and the room that is dealt out among them.
 
-A pod that is given something back is offered to the lanes in turn, and the offer stops at the first head that it cannot hold,
-once that head has been waiting for `bypass`: from then on the pod keeps its room for it, against later heads and against
-arrivals alike. Before that, those who fit may pass; but an offer passes `_MOST_PASSED` heads at most, so that what a release
-costs does not depend on how many wait. When a head that pods kept room for is gone, all heads of its group are ranked again, in
-turn. What a tenant or key is given back is offered to the lanes that are parked with it, and to nobody else.
+A pod that is given something back is offered to the lanes in turn, and the offer stops at the first head that it cannot
+hold, once that head has been waiting for `bypass`: from then on the pod keeps its room for it, against later heads and
+against arrivals alike. Before that, those who fit may pass; but an offer passes `_MOST_PASSED` heads at most, so that
+what a release costs does not depend on how many wait. When a head that pods kept room for is gone, all heads of its
+group are ranked again, in turn. What a tenant or key is given back is offered to the lanes that are parked with it, and
+to nobody else.
 
-Each step may cause others. They are noted, not called, and `run` works them off until nothing is left to do: so no step ever
-finds another half done. What became of tickets is collected in `decided`; whom to refuse, and why, is `admission`'s.
+Each step may cause others. They are noted, not called, and `run` works them off until nothing is left to do: so no step
+ever finds another half done. What became of tickets is collected in `decided`; whom to refuse, and why, is
+`admission`'s.
 """
 
 from __future__ import annotations
@@ -130,8 +132,8 @@ class Dealing:
     def choose(self, ticket: Ticket, group: Group, now: float, closed: set[str] | None = None) -> Host | None:
         """The ranking's choice among the pods that can hold the ticket's call.
 
-        With `closed` it is the ticket's turn in its group: of its group's heads, only those before it keep room from it,
-        on the pods that are closed.
+        With `closed` it is the ticket's turn in its group: of its group's heads, only those before it keep room from
+        it, on the pods that are closed.
         """
         call, need, owners, moving = ticket.call, ticket.need, ticket.owners, ticket.moving
         hosts = self._ledger.hosts
@@ -153,7 +155,7 @@ class Dealing:
         ready = group.ready
         if ticket.not_on:
             ready = tuple(pod for pod in ready if pod not in ticket.not_on)
-        if not ready:
+        if not ready or (closed is None and self._is_closed(group, ticket.lane, now)):
             return None
         chosen = self._ranking.choose(call, ready, fits, self._ledger)
         return None if chosen is None else hosts[chosen]
@@ -168,40 +170,56 @@ class Dealing:
         for group in self._groups_on.get(host, ()):
             if group is in_turn or not group.blocked:
                 continue
-            if number is None:
-                for lane, since in group.blocked.items():
-                    if since + bypass > now:
-                        break
-                    if _could_use(lane, host):
-                        lane.keeps_room = True
-                        return True
-            else:
+            if number is not None and in_turn is not None:  # its turn is near: few are before it
                 for other, lane in group.turns:
                     if other >= number:
                         break
                     if group.blocked[lane] + bypass <= now and _could_use(lane, host):
                         lane.keeps_room = True
                         return True
+                continue
+            for lane, since in group.blocked.items():
+                if since + bypass > now:
+                    break
+                if (number is None or group.turns.number_of(lane.tenant) < number) and _could_use(lane, host):
+                    lane.keeps_room = True
+                    return True
         return False
+
+    def _is_closed(self, group: Group, own: Lane | None, now: float) -> bool:
+        """Whether all pods of the group keep their room, as the one that has waited longest alone can tell. O(1)."""
+        lane, since = next(iter(group.blocked.items()), (own, now))
+        if lane is own or lane is None or since + self._queue.settings.bypass_seconds > now:
+            return False
+        in_round = None if own is None else own.group
+        if in_round is not None and own is not None:
+            number_of = group.turns.number_of
+            if in_round is not group or number_of(own.tenant) <= number_of(lane.tenant):
+                return False
+        head = lane.head
+        if head is None or not group.all_could_hold(head):
+            return False
+        lane.keeps_room = True
+        return True
 
     # who waits for what
 
     def blocker(self, ticket: Ticket, group: Group, now: float) -> tuple[Owner, float | None] | None:
-        """The owner whose own limits keep the call out, whatever the pods have; and when its rate opens, if it is that."""
+        """The owner whose own limits keep the call out, whatever pods have; and when its rate opens, if it is that."""
+        owners, need = ticket.owners, ticket.need
         if ticket.moving is None:
-            tokens = ticket.need.tokens
-            for owner in ticket.owners:
+            for owner in owners:
                 account = owner.account
-                if not (account.requests.fits(1, now) and account.tokens.fits(tokens, now)):
-                    times = (account.requests.opens_at(1, now), account.tokens.opens_at(tokens, now))
-                    return owner, max((time for time in times if time is not None), default=None)
-            for owner in ticket.owners:
-                if owner.account.is_full:
+                if account.slots_limit is not None and account.slots_held >= account.slots_limit:
                     return owner, None
-        for owner in ticket.owners:
+                requests, tokens = account.requests, account.tokens
+                if not (requests.fits(1, now) and tokens.fits(need.tokens, now)):
+                    times = (requests.opens_at(1, now), tokens.opens_at(need.tokens, now))
+                    return owner, max((time for time in times if time is not None), default=None)
+        for owner in owners:
             kinds = group.kinds if owner.by_device is None else group.kinds_by_device
             for host in kinds:
-                if owner.lacks_memory(host.weigh(ticket.need, ticket.call.model), host, ticket.moving) is None:
+                if owner.lacks_memory(host.weigh(need, ticket.call.model), host, ticket.moving) is None:
                     break
             else:
                 if kinds:
@@ -227,7 +245,7 @@ class Dealing:
                 self._groups_to_deal.update(lane.group.neighbours)
 
     def _bequeath_room(self, lane: Lane, ticket: Ticket, groups: Sequence[Group], now: float) -> bool:
-        """Whether the next in turn takes over the room kept for `ticket`, which was served: it can use none of it either.
+        """Whether the next in turn takes over the room kept for `ticket`, which was served, as it can use none of it.
 
         That is so where it asks no less and may not be passed either, and where room on the pods is all that both
         lack. In a full queue this is the rule, and then a release need not rank anybody.
@@ -250,9 +268,7 @@ class Dealing:
             return False
         head = heir.head
         assert head is not None
-        if not head.need.is_at_least(ticket.need) or heir.model != lane.model:
-            return False
-        if any(group.is_mixed_for(owner) for owner in (*ticket.owners, *head.owners)):
+        if not group.needs_no_less(head, ticket):
             return False
         lane.keeps_room = False
         heir.keeps_room = True
@@ -344,26 +360,25 @@ class Dealing:
         passed = 0
         barred: list[Lane] = []
         found: Lane | None = None
-        for lane in _in_turn(groups):
+        for _, lane in _in_turn(groups):
             head, group = lane.head, lane.group
             assert head is not None and group is not None
+            if not _could_use(lane, host):
+                continue
             if host.fits(host.weigh(head.need, lane.model)):
-                if self.blocker(head, group, now) is not None:
-                    barred.append(lane)
-                elif _could_use(lane, host):
+                if self.blocker(head, group, now) is None:
                     found = lane
                     break
-            elif _could_use(lane, host):
-                first = first or lane
-                passed += 1
-                if group.blocked[lane] + bypass <= now:
-                    if self.blocker(head, group, now) is None:
-                        lane.keeps_room = True
-                        break
-                    barred.append(lane)
-                if passed == _MOST_PASSED:
-                    first.keeps_room = True
-                    break
+                barred.append(lane)
+                continue
+            first = first or lane
+            passed += 1
+            if group.blocked[lane] + bypass <= now:
+                lane.keeps_room = True
+                break
+            if passed == _MOST_PASSED:
+                first.keeps_room = True
+                break
         for lane in barred:
             assert lane.head is not None and lane.group is not None
             self.stand(lane, lane.head, lane.group, now)
@@ -377,6 +392,7 @@ class Dealing:
     def _first_served(self, group: Group, now: float) -> tuple[Lane, Host] | None:
         bypass = self._queue.settings.bypass_seconds
         first: Lane | None = None
+        least: Ticket | None = None  # of those that fit nowhere
         closed: set[str] = set()  # pods that keep their room for a head that may not be passed
         for passed, (_, lane) in enumerate(list(islice(group.turns, _MOST_PASSED)), start=1):
             head = lane.head
@@ -384,15 +400,17 @@ class Dealing:
             if self.blocker(head, group, now) is not None:
                 self.stand(lane, head, group, now)
                 continue
-            host = self.choose(head, group, now, closed)
-            if host is not None:
-                return lane, host
+            if least is None or not group.needs_no_less(head, least):
+                host = self.choose(head, group, now, closed)
+                if host is not None:
+                    return lane, host
+                least = head
             first = first or lane
             if group.blocked[lane] + bypass <= now:
                 lane.keeps_room = True
-                closed.update(host.name for host in group.hosts if _could_use(lane, host))
-                if len(closed) == len(group.hosts):
+                if group.all_could_hold(head):
                     break
+                closed.update(host.name for host in group.hosts if _could_use(lane, host))
             if passed == _MOST_PASSED:
                 first.keeps_room = True
         return None
@@ -449,10 +467,10 @@ def _pop(work: dict[WorkT, None]) -> WorkT:
     return item
 
 
-def _in_turn(groups: Sequence[Group]) -> Iterator[Lane]:
+def _in_turn(groups: Sequence[Group]) -> Iterator[tuple[int, Lane]]:
     if len(groups) == 1:
-        return (lane for _, lane in groups[0].turns)
-    return (lane for _, lane in heapq.merge(*(group.turns for group in groups), key=_number))
+        return iter(groups[0].turns)
+    return heapq.merge(*(group.turns for group in groups), key=_number)
 
 
 def _number(turn: tuple[int, Lane]) -> int:
@@ -466,4 +484,7 @@ def _could_use(lane: Lane, host: Host) -> bool:
     bytes_ = host.weigh(head.need, lane.model)
     if host.name in head.not_on or not host.could_hold(bytes_):
         return False
-    return all(owner.lacks_memory(bytes_, host, head.moving) is None for owner in head.owners)
+    for owner in head.owners:  # noqa: SIM110 - a generator costs more than all the rest
+        if owner.lacks_memory(bytes_, host, head.moving) is not None:
+            return False
+    return True

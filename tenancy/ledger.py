@@ -154,6 +154,8 @@ class Host:
     """A pod as the ledger knows it: its account, what a token weighs on it, and whether it is taken up."""
 
     __slots__ = (
+        "_weighed",
+        "_weighed_bytes",
         "account",
         "block_tokens",
         "closing",
@@ -177,6 +179,8 @@ class Host:
         self.is_known = False
         self.block_tokens = 16
         self.weights: dict[str, tuple[int, int]] = {}  # model -> bytes a token, as a fraction
+        self._weighed: Need | None = None
+        self._weighed_bytes = 0
         self.pod = pod
         self.owner = pod.owner
 
@@ -203,6 +207,7 @@ class Host:
 
     def _weigh_models(self, policy: Policy, memory: int | None, tokens: int | None) -> None:
         self.weights = {}
+        self._weighed = None
         for served in self.pod.models:
             model = policy.models.get(served.name)
             if model is not None and model.kv_bytes_per_token is not None:
@@ -212,11 +217,14 @@ class Host:
 
     def weigh(self, need: Need, model: str) -> int:
         """The bytes of KV memory that `need` takes here; 0 where a token's weight is not known."""
+        if need is self._weighed:  # a decision asks the same several times over
+            return self._weighed_bytes
         weight = self.weights.get(model)
-        if weight is None:
-            return 0
-        bytes_, tokens = weight  # whole numbers all the way: no float rounds a byte away
-        return -(-need.blocks(self.block_tokens) * self.block_tokens * bytes_ // tokens)
+        bytes_ = 0
+        if weight is not None:  # whole numbers all the way: no float rounds a byte away
+            bytes_ = -(-need.blocks(self.block_tokens) * self.block_tokens * weight[0] // weight[1])
+        self._weighed, self._weighed_bytes = need, bytes_
+        return bytes_
 
     def could_hold(self, bytes_: int) -> bool:
         """Whether the pod, empty, would hold a call of that size."""
@@ -224,8 +232,11 @@ class Host:
         return (account.memory_limit is None or bytes_ <= account.memory_limit) and account.slots_limit != 0
 
     def fits(self, bytes_: int) -> bool:
+        """Whether a slot and `bytes_` are free now."""
         account = self.account
-        return not account.is_full and account.has_room(bytes_)
+        if account.slots_limit is not None and account.slots_held >= account.slots_limit:
+            return False
+        return account.memory_limit is None or account.memory_held + bytes_ <= account.memory_limit
 
 
 class Owner:
@@ -266,7 +277,7 @@ class Owner:
             if account.memory_limit is None or self._paid_whole(host):
                 return None
             more = bytes_ if credit is None else bytes_ - credit.held_on(account)[0]
-            return None if account.has_room(more) else account
+            return account if account.memory_held + more > account.memory_limit else None
         for account, share, _ in self._shares(bytes_, host):
             more = share if credit is None else share - credit.held_on(account)[0]
             if not account.has_room(more):
@@ -465,7 +476,8 @@ class Ledger:
         lease = Lease(self._leases, call, need, host, now)
         bytes_ = host.weigh(need, call.model)
         assert host.is_taken_up and host.fits(bytes_), f"{host.name} was chosen and has no room"
-        assert not any(owner.account.is_full or owner.lacks_memory(bytes_, host) for owner in owners)
+        for owner in owners:
+            assert not owner.account.is_full and owner.lacks_memory(bytes_, host) is None, owner.account.name
         if len(owners) == 1:
             lease.owner_holds = owners[0].holds(bytes_, host)
         else:
@@ -481,7 +493,7 @@ class Ledger:
         return lease
 
     def take_off(self, lease: Lease, now: float, *, let_go: bool) -> None:
-        """The call ends on its pod and will go on elsewhere: the pod's part is given back, or left behind as closing."""
+        """The call goes on elsewhere: its pod's part is given back, or left behind as closing."""
         lease.left_behind = None
         if lease.pod_hold is None:
             return

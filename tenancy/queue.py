@@ -17,6 +17,7 @@ import heapq
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from itertools import count
+from math import inf
 
 from tenancy.call import Call
 from tenancy.fairness import Turns
@@ -50,7 +51,17 @@ class Group:
     `neighbours` are the groups that share a pod with this one, itself included.
     """
 
-    __slots__ = ("blocked", "hosts", "kinds", "kinds_by_device", "names", "neighbours", "ready", "turns")
+    __slots__ = (
+        "blocked",
+        "hosts",
+        "kinds",
+        "kinds_by_device",
+        "least_memory",
+        "names",
+        "neighbours",
+        "ready",
+        "turns",
+    )
 
     def __init__(self, ready: tuple[str, ...], hosts: tuple[Host, ...], numbers: count[int]) -> None:
         self.ready = ready
@@ -64,9 +75,29 @@ class Group:
             kinds.setdefault(kind, host)
             kinds_by_device.setdefault((kind, host.pod.devices), host)
         self.kinds = tuple(kinds.values())
+        limits = [host.account.memory_limit for host in hosts if host.account.slots_limit != 0]
+        known = [inf if limit is None else limit for limit in limits]
+        self.least_memory = min(known) if known and len(known) == len(hosts) else None
         self.kinds_by_device = tuple(kinds_by_device.values())
         self.turns: Turns[Lane] = Turns(numbers)
         self.blocked: OrderedDict[Lane, float] = OrderedDict()
+
+    def needs_no_less(self, ticket: Ticket, other: Ticket) -> bool:
+        """Whether room on the pods is all that both lack, so that what cannot hold `other` cannot hold `ticket`."""
+        if ticket.call.model != other.call.model or not ticket.need.is_at_least(other.need):
+            return False
+        if len(self.kinds) > 1 or other.not_on or ticket.not_on:
+            return False
+        for owner in ticket.owners + other.owners:
+            if owner.by_device is not None and len(self.kinds_by_device) > 1:
+                return False
+        return True
+
+    def all_could_hold(self, ticket: Ticket) -> bool:
+        """Whether each of the pods, empty, would hold the call; `False` where that takes a look at each."""
+        if not self.needs_no_less(ticket, ticket) or self.least_memory is None:
+            return False
+        return self.kinds[0].weigh(ticket.need, ticket.call.model) <= self.least_memory
 
     def is_mixed_for(self, owner: Owner) -> bool:
         """Whether `owner` may lack memory on some of the pods and not on others."""
@@ -80,21 +111,18 @@ class Lane:
     from others for the sake of this lane's head: it is dealt out again when the head no longer waits.
     """
 
-    __slots__ = ("due_at", "group", "keeps_room", "key", "model", "owner", "tenant", "tickets")
+    __slots__ = ("due_at", "group", "head", "keeps_room", "key", "model", "owner", "tenant", "tickets")
 
     def __init__(self, tenant: str, model: str, key: str) -> None:
         self.tenant = tenant
         self.model = model
         self.key = key
         self.tickets: OrderedDict[Ticket, None] = OrderedDict()
+        self.head: Ticket | None = None  # the first of `tickets`
         self.group: Group | None = None
         self.owner: Owner | None = None
         self.due_at: float | None = None
         self.keeps_room = False
-
-    @property
-    def head(self) -> Ticket | None:
-        return next(iter(self.tickets), None)
 
 
 class _Holding:
@@ -140,9 +168,11 @@ class Queue:
             holding = self._holdings[lane.tenant] = _Holding()
         holding.lanes[lane] = None
         lane.tickets[ticket] = None
+        lane.head = lane.head or ticket
         holding.tickets[ticket] = None
         if ticket.moving is not None:
             lane.tickets.move_to_end(ticket, last=False)
+            lane.head = ticket
             holding.tickets.move_to_end(ticket, last=False)
         holding.bytes_ += call.size_bytes
         self.bytes_ += call.size_bytes
@@ -161,6 +191,7 @@ class Queue:
         lane = ticket.lane
         ticket.is_waiting = False
         del lane.tickets[ticket]
+        lane.head = next(iter(lane.tickets), None)
         holding = self._holdings[lane.tenant]
         del holding.tickets[ticket]
         holding.bytes_ -= ticket.call.size_bytes

@@ -18,7 +18,7 @@ _KEPT = int(WINDOW_SECONDS) * _PER_SECOND + 1  # the current bucket, and those t
 
 
 def bucket_of(now: float) -> int:
-    """The number of the bucket into which a charge at `now` (not negative) goes; keep it to correct the charge later."""
+    """The bucket into which a charge at `now` (not negative) goes; keep the number to correct the charge later."""
     return int(now * _PER_SECOND)
 
 

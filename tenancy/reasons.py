@@ -1,6 +1,6 @@
 """Why a call cannot run, in the contract's order, and when coming back would succeed.
 
-Two questions about one call: can it ever be held (`never`), and what stands in its way now (`refusal`). The first
+Two questions about one call: can it ever be held (`never`), and what stands in its way now (`in_the_way`). The first
 reason is the one that is named; the time to come back is that of the slowest. Rates tell their moment exactly. For
 bytes and slots it is a forecast: the leases on the account end in the order that their pods' pace suggests, until
 enough is free.
@@ -61,7 +61,7 @@ def whole_milliseconds(seconds: float) -> float:
 def never(
     call: Call, need: Need, owners: Sequence[Owner], reach: Sequence[Host], model: Model | None
 ) -> Refusal | None:
-    """Why `call` could not be held even with nothing else there, or `None`. `reach`: all pods that may ever serve it."""
+    """Why `call` could not be held even alone, or `None`. `reach`: all pods that may ever serve it."""
     if model is not None and model.context_tokens is not None:
         least = call.prompt_bytes // LEAST_BYTES_A_TOKEN
         if least > model.context_tokens * need.prompts:
@@ -219,4 +219,5 @@ def _exceeds(account: str, unit: str, limit: float | None, asked: float) -> Refu
 def _sentence(reason: Reason) -> str:
     if reason.code is Code.NO_POD:
         return f"no pod is ready for {reason.account.removeprefix('model/')}"
-    return f"{reason.account} has {reason.limit} {reason.unit}, of which {reason.used} are taken; the call asks {reason.asked}"
+    taken = f"{reason.account} has {reason.limit} {reason.unit}, of which {reason.used} are taken"
+    return f"{taken}; the call asks {reason.asked}"

@@ -107,7 +107,7 @@ class Reply:
 
     def hold(self) -> None:
         """Keep back what is sent from now on until `flush`: each write of a transport is a system call."""
-        if self._kept is None:
+        if self._kept is None and not self.is_over:
             self._kept = []
 
     def flush(self) -> None:
@@ -155,6 +155,7 @@ class Reply:
     def client_left(self) -> None:
         """The connection is gone."""
         self.is_over = self.was_left = True
+        self._kept = None
         left, self.left = self.left, None
         if left is not None:
             left()
@@ -236,14 +237,15 @@ class Connection(asyncio.Protocol):
             b"".join(self._body),
         )
         keeps_alive = self._parser.should_keep_alive()
-        if self._reply is None:
-            self._answer(request, keeps_alive)
-        else:
-            self._pending.append((request, keeps_alive))
+        self._pending.append((request, keeps_alive))
+        if self._reply is None and len(self._pending) == 1:
+            self._answer_next()
 
-    def _answer(self, request: Request, keeps_alive: bool) -> None:
-        self._reply = Reply(self, keeps_alive)
-        self._application(request, self._reply)
+    def _answer_next(self) -> None:
+        if self._pending and self._reply is None and not self.transport.is_closing():
+            request, keeps_alive = self._pending.popleft()
+            self._reply = Reply(self, keeps_alive)
+            self._application(request, self._reply)
 
     # What a reply asks for.
 
@@ -252,8 +254,8 @@ class Connection(asyncio.Protocol):
         self._reply = None
         if not keeps_alive:
             self.transport.close()
-        elif self._pending and self._is_open:
-            self._answer(*self._pending.popleft())
+        elif self._pending:
+            asyncio.get_running_loop().call_soon(self._answer_next)  # not from here: requests may be many
 
     def reset(self) -> None:
         """Close with a reset instead of an orderly end."""

@@ -92,15 +92,13 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(parsed: argparse.Namespace) -> int:
-    """Serve until a signal comes; returns 2 where there is no model, 1 where llama.cpp gives up. Does not return after a good start."""
+    """Serve until a signal comes. Returns 2 where there is no model, 1 where llama.cpp gives up, else never."""
     model = BUILT_IN_FILE if parsed.model == BUILT_IN else Path(parsed.model)
     if not model.is_file():
         print(f"penstock pod llama.cpp: there is no model at {model}", file=sys.stderr)
         return 2
-    for name in (signal.SIGTERM, signal.SIGINT):
-        # At once: the C++ threads hold nothing worth a tidy end, and take seconds for one.
-        signal.signal(name, lambda *_: os._exit(0))
-
+    # While a model loads no handler of Python's could run.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.environ.setdefault("GGML_NO_BACKTRACE", "1")  # else a failed assertion calls gdb, and dies seconds later
     import xllamacpp  # 34 MB of shared object, so only where it is really run
 
@@ -111,6 +109,9 @@ def run(parsed: argparse.Namespace) -> int:
         reason = f"the model cannot be read, or port {parsed.port} is taken; --verbose shows more"
         print(f"penstock pod llama.cpp: {error} ({reason})", file=sys.stderr)
         return 1
+    for name in (signal.SIGTERM, signal.SIGINT):
+        # At once: the C++ threads hold nothing worth a tidy end, and take seconds for one.
+        signal.signal(name, lambda *_: os._exit(0))
     options.announce(
         server.listening_address,
         engine="llama.cpp",

@@ -16,6 +16,8 @@ import msgspec
 
 from backends.pods import tokens
 
+MOST_DIMENSIONS = 8192
+
 
 class Kind(Enum):
     """The endpoints that run on the engine."""
@@ -172,8 +174,6 @@ class Reader:
         return tokens.split(body.prompt or "")
 
     def _read_chat(self, body: _Chat) -> Ask:
-        if not body.messages:
-            raise Complaint(400, "messages must not be empty", param="messages")
         prompt = _chat_prompt(body, body.seed or 0)
         asked = body.max_completion_tokens if body.max_completion_tokens is not None else body.max_tokens
         limit = self._limit(len(prompt.pieces), asked, None)
@@ -189,7 +189,9 @@ class Reader:
         for prompt in prompts:
             if len(prompt.pieces) > self.context:
                 raise self._too_long(len(prompt.pieces))
-        dimensions = body.dimensions or self.dimensions
+        dimensions = self.dimensions if body.dimensions is None else body.dimensions
+        if not 1 <= dimensions <= MOST_DIMENSIONS:
+            raise Complaint(400, f"dimensions must be between 1 and {MOST_DIMENSIONS}.", param="dimensions")
         ask = self._ask(Kind.EMBEDDING, body, prompts, [0] * len(prompts))
         return replace(ask, streamed=False, dimensions=dimensions, base64=body.encoding_format == "base64")
 
@@ -257,7 +259,7 @@ def _decode(decoder: Any, text: bytes) -> Any:
         return decoder.decode(text)
     except msgspec.ValidationError as error:
         raise Complaint(400, str(error)) from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Complaint(400, f"The body is no JSON: {error}") from None
 
 
@@ -267,6 +269,8 @@ def _chat_prompt(body: _Chat, seed: int) -> Prompt:
     A trailing message of the assistant is the beginning of the answer unless a new one is asked for; its trailing
     blanks are dropped, as chat templates do.
     """
+    if not body.messages:
+        raise Complaint(400, "messages must not be empty", param="messages")
     if body.continue_final_message and body.add_generation_prompt:
         raise Complaint(400, "Cannot set both `continue_final_message` and `add_generation_prompt` to True.")
     is_open = body.messages[-1].role == "assistant" and (

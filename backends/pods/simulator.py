@@ -86,8 +86,6 @@ class Simulator:
             ("DELETE", "/sim/faults"): self._disarm,
             ("POST", "/sim/reset"): self._reset,
         }
-        for fault in wanted.faults:
-            self.arm(fault)
 
     async def listen(self) -> str:
         """Begin to serve; returns the URL."""
@@ -346,6 +344,8 @@ async def _serve(wanted: Settings) -> None:
         loop.add_signal_handler(name, ended.set)
     simulator = Simulator(wanted, loop, time.time)
     url = await simulator.listen()
+    for fault in wanted.faults:
+        simulator.arm(fault)
     gc.freeze()
     announce(
         url,

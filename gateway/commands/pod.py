@@ -1,7 +1,7 @@
 """`penstock pod`: run one pod program in the foreground, a simulated one or llama.cpp's server.
 
 The programs and their options live in `backends.pods`; this is the door to them from Penstock's own command line. A
-pod is imported only when it is the one asked for.
+program is imported only when it is the one to run.
 """
 
 from __future__ import annotations
@@ -11,12 +11,18 @@ from importlib import import_module
 from typing import Any
 
 _PROGRAMS = {
-    "llama.cpp": ("backends.pods.llamacpp", "llama.cpp's own server, with a small model that comes along"),
+    "llama.cpp": (
+        "backends.pods.llamacpp",
+        "backends.pods.llamacpp",
+        "llama.cpp's own server, with a small model that comes along",
+    ),
     "simulator": (
+        "backends.pods.settings",
         "backends.pods.simulator",
         "vLLM's API and metrics without model or GPU; deterministic, and faulty on demand",
     ),
 }
+"""Each program's name, where its options are declared, where it is run, and what it is."""
 
 DESCRIPTION = """\
 Run one inference pod by hand. `penstock serve` starts the pods of its configuration by itself; this is for trying
@@ -40,19 +46,19 @@ def add(subparsers: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     programs = parser.add_subparsers(dest="program", required=True, metavar="PROGRAM")
-    for name, (module, summary) in _PROGRAMS.items():
-        program = import_module(module)
+    for name, (declared_in, _, summary) in _PROGRAMS.items():
+        declared = import_module(declared_in)
         pod = programs.add_parser(
             name,
             help=summary,
-            description=program.DESCRIPTION,
-            epilog=program.EPILOG,
+            description=declared.DESCRIPTION,
+            epilog=declared.EPILOG,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        program.add_options(pod)
+        declared.add_options(pod)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the pod until it is stopped; exit codes: 0 stopped, 2 misused."""
-    module, _ = _PROGRAMS[args.program]
-    return int(import_module(module).run(args))
+    """Run the pod until it is stopped; exit codes: 0 stopped, 1 it gave up, 2 misused."""
+    _, program, _ = _PROGRAMS[args.program]
+    return int(import_module(program).run(args))

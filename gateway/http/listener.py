@@ -170,10 +170,14 @@ class Listener:
             server.close()
 
     def drain(self) -> None:
-        """Close idle connections now, and every other one after its answer. New requests on them are still taken."""
+        """From now on each answer is its connection's last; new requests are still taken, and so are connections.
+
+        Idle connections stay: closed at once, a request that is on its way would find its connection gone, where it can
+        be told in order that the gateway is draining.
+        """
         self.is_draining = True
-        for connection in list(self.state.connections):
-            connection.shutdown()
+        for connection in self._connections():
+            connection.drain()
 
     async def wait_closed(self) -> None:
         """Wait until no client is connected any more."""
@@ -186,16 +190,21 @@ class Listener:
         Answers get 5 s to be made and taken. Returns when no connection is left and the application has ended.
         """
         self.stop_accepting()
-        self.drain()
+        self.is_draining = True
+        for connection in self._connections():
+            connection.shutdown()
         if not at_once:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self.wait_closed()
-        for connection in list(self.state.connections):
+        for connection in self._connections():
             connection.transport.abort()
         await self.wait_closed()
         if self.state.tasks:
             await asyncio.wait(list(self.state.tasks))
+
+    def _connections(self) -> list[ClientProtocol]:
+        return [connection for connection in self.state.connections if isinstance(connection, ClientProtocol)]
 
     # ---- sockets -----------------------------------------------------------------------------------------------------
 

@@ -94,8 +94,8 @@ class ClientProtocol(HttpToolsProtocol):
         self._is_deaf = True
         self._deadline.cancel()
         self.pipeline.clear()
-        self._leave()
         self._face.closed()
+        self._leave()
 
     def eof_received(self) -> None:
         """The client closed its side: it has left, even if what it was sent still waits in our buffer."""
@@ -121,11 +121,15 @@ class ClientProtocol(HttpToolsProtocol):
         if self._active is not None:
             self._active.client.flow(False)
 
-    def shutdown(self) -> None:
-        """The listener drains: close if idle, else after what is being answered."""
+    def drain(self) -> None:
+        """Close after what is being answered, or, if nothing is, after the next answer."""
         if self._active is not None:
             self.cycle.keep_alive = False
-        elif self._phase is _Phase.BETWEEN:
+
+    def shutdown(self) -> None:
+        """Close now if nothing is being asked or answered, else after the answer."""
+        self.drain()
+        if self._active is None and self._phase is _Phase.BETWEEN:
             self._close()
 
     def _close(self) -> None:
@@ -163,7 +167,7 @@ class ClientProtocol(HttpToolsProtocol):
         view = memoryview(data)
         self._loose_bytes -= len(view)
         while view:
-            room = len(view)
+            room = min(len(view), self._head_bytes)
             if self._phase is not _Phase.BODY:
                 room = min(room, self._head_bytes - self._loose_bytes)
             self._loose_bytes += room

@@ -111,7 +111,7 @@ class Metrics:
         self._models = frozenset(policy.models)
 
     def take(self, record: Record) -> None:
-        """Count a finished request. About 3 µs."""
+        """Count a finished request. About 2 µs."""
         tenant, model = record.tenant, record.model
         if model and model not in self._models:
             model = OTHER
@@ -140,7 +140,7 @@ class Metrics:
                 series.gap.observe((record.ended_at - first_at) / (tokens - 1))
 
     def expose(self) -> bytes:
-        """Everything as Prometheus' text format 0.0.4 has it; about 0.3 µs a line."""
+        """Everything as Prometheus' text format 0.0.4 has it; about 0.5 µs a line."""
         parts = [family.expose() for family in self._tallies]
         parts += [family.text(samples) for family, samples in self._gauges()]
         return "".join(parts).encode()

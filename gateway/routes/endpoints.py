@@ -14,7 +14,7 @@ import msgspec
 
 from gateway.exchange import LEFT_STATUS, Exchange
 from gateway.http.client import EXTENSION, Client
-from gateway.http.errors import INVALID_API_KEY, Fault
+from gateway.http.errors import INTERNAL_ERROR, INVALID_API_KEY, Fault
 from gateway.http.parse import key_of, parse_call, request_id_of
 from gateway.leaving import Leaving
 from gateway.record import Record
@@ -88,6 +88,8 @@ class CallEndpoint:
                 )
         finally:
             front.closed()
+            record.status = record.status or INTERNAL_ERROR.status
+            record.ended_at = record.ended_at or front.loop.time()
             front.take(record)
 
     async def _call(

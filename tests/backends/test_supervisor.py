@@ -70,7 +70,7 @@ class Ward:
         def found() -> list[tuple[Any, ...]]:
             return [event for event in self.told if event[: len(told)] == told]
 
-        await until(lambda: len(found()) >= times, what=f"{told} × {times}, among {self.told},")
+        await until(lambda: len(found()) >= times, within=30, what=f"{told} × {times}, among {self.told},")
         return found()[times - 1]
 
     async def written(self, count: int) -> list[int]:
@@ -132,13 +132,12 @@ async def test_a_pod_that_is_not_ready_in_time_is_ended_and_started_again(ward: 
     _, _, reason, seconds = await ward.heard("exit", "mute")
     assert reason == "not ready within 0.15 s: it did not say where it listens"
     assert 0.01 <= seconds <= 0.02
-    pids = await ward.written(2)
-    assert alive(pids[:1]) == []
+    await ward.heard("exit", "mute", reason, times=2)
 
 
 async def test_what_was_lacking_last_is_the_reason(ward: Ward) -> None:
-    ward.watch("slow", "ready", readiness=Readiness(start_seconds=0.2, checks=(Asked("2 of 4 clients attached"),)))
-    await ward.heard("exit", "slow", "not ready within 0.2 s: 2 of 4 clients attached")
+    ward.watch("slow", "ready", readiness=Readiness(start_seconds=0.5, checks=(Asked("2 of 4 clients attached"),)))
+    await ward.heard("exit", "slow", "not ready within 0.5 s: 2 of 4 clients attached")
 
 
 async def test_a_check_that_raises_or_hangs_says_no(ward: Ward) -> None:
@@ -149,10 +148,10 @@ async def test_a_check_that_raises_or_hangs_says_no(ward: Ward) -> None:
         await asyncio.Event().wait()
         return None
 
-    ward.watch("a", "ready", readiness=Readiness(start_seconds=0.2, checks=(breaks,)), group="a")
-    ward.watch("b", "ready", readiness=Readiness(start_seconds=0.3, checks=(hangs,), check_seconds=0.05), group="b")
-    await ward.heard("exit", "a", "not ready within 0.2 s: ConnectionError: refused")
-    await ward.heard("exit", "b", "not ready within 0.3 s: no answer within 0.05 s")
+    ward.watch("a", "ready", readiness=Readiness(start_seconds=1, checks=(breaks,)), group="a")
+    ward.watch("b", "ready", readiness=Readiness(start_seconds=1, checks=(hangs,), check_seconds=0.05), group="b")
+    await ward.heard("exit", "a", "not ready within 1 s: ConnectionError: refused")
+    await ward.heard("exit", "b", "not ready within 1 s: no answer within 0.05 s")
 
 
 async def test_checks_go_on_while_a_pod_serves(ward: Ward) -> None:
@@ -406,7 +405,7 @@ HARD_TO_BE_RID_OF = ("child", "session", "daemon", "stubborn", "child", "session
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
 def test_a_gateway_killed_at_any_line_of_a_start_leaves_nothing(loop: str) -> None:
-    ends = doom(loop, [*spread("gateway", 20, 600), "gateway 100000"], *HARD_TO_BE_RID_OF)
+    ends = doom(loop, [*spread("gateway", 24, 720), "gateway 100000"], *HARD_TO_BE_RID_OF)
     assert [end for end in ends if end["left"]] == []
     assert sum(end["reached"] for end in ends) >= 20
     assert not ends[-1]["reached"], "a gateway that nobody killed did not get its pod ready"

@@ -1,7 +1,8 @@
-"""A second, slow opinion on admission: what its answers must have charged, kept as plain lists and summed anew each time.
+"""A second, slow opinion on admission: what its answers must have charged, as plain lists, summed anew each time.
 
-`BudgetModel` is told every answer in order and shares no arithmetic with the ledger. The checkers below it bear the numbers of
-the invariants of the simulation, and each takes the model alone, so that a failure names the promise that was broken.
+`BudgetModel` is told every answer in order and shares no arithmetic with the ledger. The checkers below it bear the
+numbers of the invariants of the simulation, and each takes the model alone, so that a failure names the promise that
+was broken.
 """
 
 from __future__ import annotations
@@ -9,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from math import ceil, floor
+from math import ceil, floor, inf
 
 from tenancy.admission import Admitted, Answer, Capacity, Decided, Lease, Queued, Refused, Ticket
-from tenancy.call import Call, Kind
+from tenancy.call import Call
 from tenancy.need import Need
 from tenancy.policy import Budget, Policy
 from tests.instruments.fixed_ranking import FixedRanking
@@ -95,7 +96,7 @@ class BudgetModel:
         tenant = self.policy.tenants[call.tenant.name]
         ratio = self.policy.profile_of(tenant.profile).overcommit_ratio
         key = next((key for key in tenant.keys if key.name == call.key.name), None)
-        found = [(("tenant", tenant.name), tenant.budget, ratio)]
+        found: list[tuple[Place, Budget, float]] = [(("tenant", tenant.name), tenant.budget, ratio)]
         if key is not None and key.budget != Budget():
             found.insert(0, (("key", tenant.name, key.name), key.budget, 1.0))
         return found
@@ -186,8 +187,15 @@ class BudgetModel:
 
     def answered(self, call: Call, answer: Answer, now: float) -> None:
         if isinstance(answer, Admitted):
+            if lane_of(call) in self.heads():
+                self.complaints.append("7: an arrival was admitted before those who wait in its lane")
             self.granted(answer.lease, now)
         elif isinstance(answer, Queued):
+            tenant = self.policy.tenants[call.tenant.name]
+            patience = tenant.queue_timeout_seconds or self.policy.queue.timeout_seconds
+            latest = min(call.arrived_at + min(patience, self.policy.queue.timeout_seconds), call.deadline_at or inf)
+            if answer.ticket.deadline_at > latest:
+                self.complaints.append(f"10: an entry may wait until {answer.ticket.deadline_at}, not {latest}")
             self.waiting.append(answer.ticket)
 
     def told(self, decided: Sequence[Decided], now: float) -> None:
@@ -279,13 +287,13 @@ class BudgetModel:
             for place, budget, _ in self.budgets(ticket.call):
                 if budget.concurrency is not None and calls.get(place, 0) >= budget.concurrency:
                     return True
-                if budget.requests_per_minute is not None:
-                    if in_window(self.requests.get(place, ()), now) + 1 > budget.requests_per_minute:
-                        return True
-                asked = need.prompt_tokens + need.sequences * need.output_tokens
-                if budget.tokens_per_minute is not None:
-                    if in_window(self.tokens.get(place, ()), now) + asked > budget.tokens_per_minute:
-                        return True
+                requests = in_window(self.requests.get(place, ()), now) + 1
+                tokens = in_window(self.tokens.get(place, ()), now)
+                tokens += need.prompt_tokens + need.sequences * need.output_tokens
+                if budget.requests_per_minute is not None and requests > budget.requests_per_minute:
+                    return True
+                if budget.tokens_per_minute is not None and tokens > budget.tokens_per_minute:
+                    return True
         return bool(pods) and not any(self.allows(ticket, pod) for pod in pods)
 
     def allows(self, ticket: Ticket, pod: str) -> bool:

@@ -92,8 +92,7 @@ def be_gateway(kind: str, number: int, loop: str, launch: Launch, not_reached: i
     guardian: tuple[str, ...] = GUARDIAN
     if kind in {"by-guardian", "guardian"}:
         victim = "gateway" if kind == "by-guardian" else "guardian"
-        guardian = (sys.executable, os.path.join(HERE, "tripping_guardian.py"), victim, str(number))
-        os.environ["PYTHONPATH"] = os.path.dirname(os.path.dirname(HERE))
+        guardian = (sys.executable, "-I", "-S", os.path.join(HERE, "tripping_guardian.py"), victim, str(number))
     supervisor = Supervisor(
         clock=time.monotonic,
         random=Random(0),

@@ -1,4 +1,4 @@
-"""A `Ranking` that a test sets by hand: which pods are ready for whom, and the least loaded of those that fit is best."""
+"""A `Ranking` that a test sets by hand: which pods are ready for whom; the least loaded of those that fit is best."""
 
 from __future__ import annotations
 

@@ -17,12 +17,3 @@ async def until(condition: Callable[[], T], within: float = 10.0, what: str = "t
         assert time.monotonic() < deadline, f"{what} did not come within {within:g} s"
         await asyncio.sleep(0.005)
     return answer
-
-
-def blocking_until(condition: Callable[[], T], within: float = 10.0, what: str = "the condition") -> T:
-    """The same where there is no loop."""
-    deadline = time.monotonic() + within
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, f"{what} did not come within {within:g} s"
-        time.sleep(0.005)
-    return answer

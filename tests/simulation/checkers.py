@@ -13,7 +13,7 @@ ledger's insides.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -21,7 +21,7 @@ import msgspec
 from backends.wire.transfer import HELD_BYTES_MAX
 from tenancy.admission import Admission, Admitted, Answer, Decided, Queued, Refused, Ticket
 from tenancy.call import Call, Usage
-from tenancy.ledger import Capacity, Lease
+from tenancy.ledger import Lease
 from tenancy.policy import Policy
 from tests.simulation.clients import HIGH_WATER, Visit, heard
 from tests.simulation.model_pod import BLOCK_TOKENS, ModelPod, Work
@@ -53,6 +53,8 @@ class Scene:
     complain: Complaints
     leases: dict[Lease, None] = field(default_factory=dict)
     """Held, by what admission answered: granted and neither settled nor let go."""
+    changes: int = 0
+    """Rises with every verb of admission, and with everything that comes to a pod or goes."""
     waiting: dict[Ticket, None] = field(default_factory=dict)
     """In the queue, by what admission answered, in the order of coming."""
 
@@ -65,7 +67,7 @@ class Checker:
         self.complain = scene.complain
 
     def look(self) -> None:
-        """A turn of the loop is over."""
+        """A turn of the loop is over, in which something changed; every few turns also where nothing did."""
 
     def asked(self, call: Call, answer: Answer, before: object, after: object) -> None:
         """Admission answered an arrival; `before` and `after` are its public state then."""
@@ -463,6 +465,7 @@ class WatchedAdmission(Admission):
         self._caused: list[Decided] = []
 
     def admit(self, call: Call, now: float) -> Answer:
+        self.scene.changes += 1
         before = self._shown()
         answer = super().admit(call, now)
         self._caused = self._tell(super().caused())
@@ -473,6 +476,7 @@ class WatchedAdmission(Admission):
         return answer
 
     def move(self, lease: Lease, not_on: frozenset[str], now: float, *, let_go: bool) -> Answer:
+        self.scene.changes += 1
         answer = super().move(lease, not_on, now, let_go=let_go)
         if isinstance(answer, Queued):
             self.scene.waiting[answer.ticket] = None
@@ -484,23 +488,24 @@ class WatchedAdmission(Admission):
         for ticket in [ticket for ticket in self.scene.waiting if ticket.moving is lease]:
             del self.scene.waiting[ticket]
         decided = super().settle(lease, usage, now, let_go=let_go)
-        if not lease.is_closing:
-            self.scene.leases.pop(lease, None)
+        self._forget_released()
         return decided
 
-    def let_go(self, leases: list[Lease], now: float) -> list[Decided]:  # type: ignore[override]
-        for lease in leases:
-            self.scene.leases.pop(lease, None)
-        return super().let_go(leases, now)
+    def let_go(self, leases: Sequence[Lease], now: float) -> list[Decided]:
+        decided = super().let_go(leases, now)
+        self._forget_released()
+        return decided
+
+    def _forget_released(self) -> None:
+        for lease in [lease for lease in self.scene.leases if lease.is_settled and not is_held(lease)]:
+            del self.scene.leases[lease]
 
     def leave(self, ticket: Ticket, now: float) -> list[Decided]:
         self.scene.waiting.pop(ticket, None)
         return super().leave(ticket, now)
 
-    def pods_changed(self, capacities: dict[str, Capacity | None], now: float) -> list[Decided]:  # type: ignore[override]
-        return super().pods_changed(capacities, now)
-
     def caused(self) -> list[Decided]:
+        self.scene.changes += 1  # every verb but `admit` and `move` ends with this
         caused, self._caused = self._caused, []
         return [*caused, *self._tell(super().caused())]
 
@@ -531,6 +536,16 @@ class WatchedAdmission(Admission):
         pods = [self.pod_state(name) for name in policy.pods]
         rates = [self.remaining(tenant.name, key, now) for tenant in policy.tenants.values() for key in tenant.keys]
         return tenants, pods, rates
+
+
+def is_held(lease: Lease) -> bool:
+    """Whether it, or what its moves have left behind, is held anywhere."""
+    part: Lease | None = lease
+    while part is not None:
+        if not part.is_released:
+            return True
+        part = part.left_behind
+    return False
 
 
 def key_of(call_id: str) -> str:

@@ -293,6 +293,7 @@ class ModelPod:
         if served is not None:
             served.is_free()
             if work.conduct.kind == "drops":
+                served.is_deaf = True
                 self.loop.call_later(STEP_SECONDS / 2, served.end.close)
 
     def _event(self, work: Work, event: bytes) -> None:
@@ -318,11 +319,12 @@ class ModelPod:
         if served is None or served.end.is_closing():
             return False
         if conduct.kind in ("reset", "cut") and work.written + len(data) >= conduct.at:
-            served.end.write(data[: max(0, conduct.at - work.written)])
+            served.end.write(data[: max(1, conduct.at - work.written)])
             if conduct.kind == "reset":
                 work.served = None
                 self._let_go(work)
-            served.end.reset(None)
+            # A cut loses no byte: a kept connection that dies without one is taken for a stale one, and asked again.
+            served.end.reset(None, loses=conduct.kind == "reset")
             return False
         work.written += len(data)
         served.end.write(data)
@@ -336,6 +338,7 @@ class _Served(asyncio.Protocol):
 
     def __init__(self, pod: ModelPod) -> None:
         self._pod = pod
+        self.is_deaf = False
         self._received = b""
         self._work: Work | None = None
 
@@ -345,6 +348,8 @@ class _Served(asyncio.Protocol):
         self._pod.connected(self)
 
     def data_received(self, data: bytes) -> None:
+        if self.is_deaf:
+            return
         self._received += data
         head, found, body = self._received.partition(b"\r\n\r\n")
         if not found:

@@ -86,10 +86,12 @@ class End(asyncio.Transport):
         """The other side sees a reset, after all that was written or after less."""
         self.reset(None)
 
-    def reset(self, error: Exception | None) -> None:
-        """Break the connection from here; this end's own protocol is told `error`."""
+    def reset(self, error: Exception | None, *, loses: bool = True) -> None:
+        """Break the connection from here; this end's own protocol is told `error`. `loses`: what is on its way may be
+        lost.
+        """
         if not self._is_closing:
-            if self._random.random() < 0.5:
+            if loses and self._random.random() < 0.5:
                 self.peer.forget_coming()
             self.peer.expect_end(ConnectionResetError(104, "Connection reset by peer"))
             self._lose(error)

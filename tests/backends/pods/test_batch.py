@@ -216,6 +216,15 @@ def test_the_last_that_started_gives_way_and_says_the_rest_later() -> None:
     assert engine.pool.all.now == 0
 
 
+def test_who_gave_way_goes_on_before_those_who_never_ran() -> None:
+    engine = Engine(slots=2, blocks=6)
+    engine.submit(prompt=7, limit=14)
+    preempted, _ = engine.submit(prompt=7, limit=14)
+    waiting, _ = engine.submit(prompt=7, limit=2)
+    engine.wait(0.05 + 0.02 * 6)
+    assert list(engine.batch.waiting) == [preempted, waiting]
+
+
 def test_leaving_frees_slot_and_memory_at_once_and_lets_the_next_one_start() -> None:
     engine = Engine(slots=1)
     first, heard = engine.submit(limit=1000)

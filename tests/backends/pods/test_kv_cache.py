@@ -93,8 +93,13 @@ class PoolMachine(RuleBasedStateMachine):
     def build(self, blocks: int) -> None:
         self.pool = Pool(blocks, BLOCK, 64)
 
-    @rule(salt=st.sampled_from(["a", "a:1", "b"]), text=st.text("xy", min_size=1, max_size=20))
-    def start(self, salt: str, text: str) -> None:
+    @rule(
+        salt=st.sampled_from(["a", "a", "a:1", "b"]),
+        alike=st.integers(0, 12),
+        text=st.text("xy", min_size=1, max_size=6),
+    )
+    def start(self, salt: str, alike: int, text: str) -> None:
+        text = "x" * alike + text  # so that many begin alike
         names = keys(salt, pieces(text), BLOCK)
         free, fits = self.pool.free, self.pool.fits(names, len(text))
         holding = take(self.pool, salt, text)

@@ -30,7 +30,10 @@ ordinary = st.lists(
 ).map(" ".join)
 
 
-@given(st.one_of(ordinary, st.text(max_size=200), st.text("ab.,; (\n中é", max_size=200)))
+repeated = st.builds(lambda unit, times: unit * times, st.text("ab.,; (\n中é", max_size=5), st.integers(1, 30))
+
+
+@given(st.one_of(ordinary, repeated, st.text(max_size=200)))
 def test_there_is_never_more_than_one_token_for_two_bytes_and_nothing_is_lost(text: str) -> None:
     pieces = tokens.split(text)
     assert "".join(pieces) == text

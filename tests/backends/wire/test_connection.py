@@ -398,11 +398,12 @@ async def test_a_chunk_that_arrives_slower_than_the_stall_time_is_a_stall() -> N
 async def test_time_in_which_the_pod_has_to_wait_for_us_is_no_stall() -> None:
     world = World()
     transfer, line, ended = await world.stream(Taker())
-    world.clock.advance(50)
-    transfer.pause()
-    world.clock.advance(1000)
-    assert not ended.done()
-    transfer.resume()
+    for seconds in (1000, 1):  # the shorter one is between two looks
+        world.clock.advance(50)
+        transfer.pause()
+        world.clock.advance(seconds)
+        assert not ended.done()
+        transfer.resume()
     world.clock.advance(TIMEOUTS.stall - 0.1)
     assert not ended.done()
     world.clock.advance(TIMEOUTS.stall / 4 + 0.2)
@@ -556,6 +557,7 @@ async def test_a_receiver_may_leave_while_it_is_given_something(rest: bytes) -> 
             line.say(chunk(token("x")) + (rest if way == "long" else b""))
         assert ended.result().ending is Ending.LEFT
         assert len(taker.pieces) == (1 if way == "handed over" else 2)
+        assert way == "handed over" or transfer.pieces == 2, "what came with it is dropped"
         await turn()
         check_quiet(world)
 

@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import pytest
 import uvloop
@@ -33,7 +34,7 @@ from tests.instruments.answers import (
 )
 from tests.instruments.byte_pod import BytePod, Cut, Script, bytewise
 from tests.instruments.hand_clock import HandClock
-from tests.instruments.memory_wire import MemoryPod
+from tests.instruments.memory_wire import Line, MemoryPod
 from tests.instruments.requires import requires_program
 from tests.instruments.until import until
 
@@ -215,12 +216,20 @@ async def test_an_idle_connection_that_the_pod_closes_breaks_or_talks_on_is_forg
             line.reset()
         else:
             line.say(b"HTTP/1.1 408 Request Timeout\r\n\r\n")
-        # Before the loop has told of it, too, it is not taken.
+        # It is not taken, although the loop has not told of its loss yet.
         transfer = world.pool.send(Ask(), frames=True)
         assert transfer.reused
         assert world.pod.lines[0].written.count(b"POST") == 2
         await turn()
         assert (world.pool.idle, world.pool.open) == (0, 1)
+
+
+async def test_an_idle_connection_that_is_lost_is_not_counted_any_more() -> None:
+    world = World()
+    await world.have_idle(2)
+    world.pod.lines[0].end()
+    await turn()
+    assert (world.pool.idle, world.pool.open) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -367,14 +376,24 @@ async def test_a_connection_that_fails_is_a_refusal_with_its_reason(error: Excep
     check_quiet(world)
 
 
-async def test_a_connection_made_for_somebody_who_has_left_is_closed() -> None:
-    world = World()
-    transfer = world.pool.send(Ask(), frames=True)
-    await asyncio.sleep(0)  # the connection stands, and whoever connects has not been told yet
+async def test_a_connection_made_for_somebody_who_has_just_left_is_closed() -> None:
+    clock = HandClock()
+    lines: list[Line] = []
+
+    async def connect(factory: Callable[[], asyncio.BaseProtocol]) -> None:
+        """As the event loops do: they tell the protocol in a turn of its own, and whoever awaits after that."""
+        protocol = cast("asyncio.Protocol", factory())
+        loop = asyncio.get_running_loop()
+        loop.call_soon(lambda: lines.append(Line(protocol)))
+        await loop.create_future()
+
+    pool = Pool("http://pod", connect=connect, clock=clock, call_later=clock.call_later, timeouts=TIMEOUTS)
+    transfer = pool.send(Ask(), frames=True)
+    await asyncio.sleep(0)
     transfer.abort()
     await turn()
-    assert all(line.was_aborted for line in world.pod.lines)
-    check_quiet(world)
+    assert [(bytes(line.written), line.was_aborted) for line in lines] == [(b"", True)]
+    assert (pool.dialling, pool.open, clock.pending) == (0, 0, 0)
 
 
 async def test_a_transfer_says_whether_the_pod_may_have_its_request() -> None:

@@ -170,7 +170,7 @@ def test_a_slow_reader_pauses_the_answer_and_resumes_it(run: Run) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         assert not client.write_paused
         while not paused.is_set():
-            client.transport.write(b"2800\r\n" + b"x" * 0x2800 + b"\r\n")
+            client.transport.write(b"20000\r\n" + b"x" * 0x20000 + b"\r\n")
             await asyncio.sleep(0)
         assert client.write_paused
         wrote.set()
@@ -199,7 +199,7 @@ def test_a_client_that_ends_its_side_while_it_does_not_read_is_seen_leaving(run:
         client.on_flow(paused.set, None)
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not paused.is_set():
-            client.transport.write(b"2800\r\n" + b"x" * 0x2800 + b"\r\n")
+            client.transport.write(b"20000\r\n" + b"x" * 0x20000 + b"\r\n")
             await asyncio.sleep(0)
         await left.wait()
 

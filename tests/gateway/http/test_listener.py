@@ -19,22 +19,38 @@ from tests.instruments.until import until
 # ---- draining --------------------------------------------------------------------------------------------------------
 
 
-def test_draining_closes_idle_connections_now_and_others_after_their_answer(run: Run) -> None:
+def test_draining_makes_each_answer_the_last_and_still_takes_what_comes(run: Run) -> None:
     async def scenario() -> None:
         app = Waiting()
         async with serving(app) as house:
-            silent, busy = await house.connect(), await house.connect()
+            idle, busy = await house.connect(), await house.connect()
             await busy.send(post("/busy", b"x"))
             await app.entered.wait()
             await until(lambda: house.listener.open_connections == 2)
-            house.listener.stop_accepting()
             house.listener.drain()
-            assert await silent.has_ended()
             app.go_on.set()
-            status, headers, _ = await busy.answer()
-            assert (status, headers["connection"]) == (200, "close")
-            assert await busy.has_ended()
+            late = await house.connect()
+            await late.send(get("/late"))
+            await idle.send(get("/idle"))
+            for peer in (busy, idle, late):
+                status, headers, _ = await peer.answer()
+                assert (status, headers["connection"]) == (200, "close")
+                assert await peer.has_ended()
             await house.listener.wait_closed()
+
+    run(scenario())
+
+
+def test_a_listener_that_closes_ends_idle_connections_now(run: Run) -> None:
+    async def scenario() -> None:
+        async with serving(echo) as house:
+            silent, kept = await house.connect(), await house.connect()
+            await kept.send(get("/"))
+            await kept.answer()
+            await until(lambda: house.listener.open_connections == 2)
+            await house.listener.close(at_once=False)
+            assert await silent.read_all() == b""
+            assert await kept.read_all() == b""
 
     run(scenario())
 
