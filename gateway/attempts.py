@@ -29,6 +29,10 @@ from tenancy.ledger import Lease
 _JUST_AFTER_SECONDS = 0.001  # a reading must be newer than the moment from which it counts
 
 
+# Not the pod's own words: they may repeat the prompt, and details are logged.
+_ERROR_EVENT = "the pod reported an error inside its stream"
+
+
 @dataclass(slots=True)
 class Attempt:
     """One try of a call on one pod.
@@ -139,8 +143,8 @@ class Attempts:
         outcome = await transfer.attach(relay)
         if relay.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, relay.overflow)
-        elif outcome.ending is Ending.COMPLETE and relay.error:
-            outcome = Outcome(Ending.ERROR_EVENT, opened.status, relay.error)
+        elif outcome.ending is Ending.COMPLETE and relay.has_error:
+            outcome = Outcome(Ending.ERROR_EVENT, opened.status, _ERROR_EVENT)
         elif outcome.ending is Ending.COMPLETE and not relay.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
         return Attempt(
@@ -148,7 +152,7 @@ class Attempts:
             outcome,
             status=opened.status,
             has_emitted=True,
-            has_ended=bool(relay.error),
+            has_ended=relay.has_error,
             usage=relay.usage,
             pieces=relay.pieces,
         )
@@ -158,8 +162,8 @@ class Attempts:
         outcome = await transfer.attach(answer)
         if answer.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, answer.overflow)
-        elif outcome.ending is Ending.COMPLETE and answer.error:
-            outcome = Outcome(Ending.ERROR_EVENT, opened.status, answer.error)
+        elif outcome.ending is Ending.COMPLETE and answer.has_error:
+            outcome = Outcome(Ending.ERROR_EVENT, opened.status, _ERROR_EVENT)
         elif outcome.ending is Ending.COMPLETE and not answer.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
         body = answer.body if outcome.is_good else b""

@@ -163,6 +163,7 @@ class Transfer:
             ended.set_result(self._outcome)
         elif self._carrier is not None:
             self._carrier.deliver_to(receiver)
+            self._seen_pieces = -1  # as in `resume`: the pod may have had to wait until now
             self._settle_reading()
         return ended
 
@@ -174,7 +175,7 @@ class Transfer:
     def resume(self) -> None:
         """Read on."""
         self._is_paused = False
-        self._quiet_ticks = 0
+        self._seen_pieces = -1  # the pod's time begins with the next tick, as if a piece had come
         self._settle_reading()
 
     def abort(self, outcome: Outcome | None = None) -> None:

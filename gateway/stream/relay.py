@@ -14,6 +14,8 @@ from gateway.stream.sse import EventSplitter, data_of, unchunk
 from gateway.stream.usage import MARK, has_usage, usage_of, without_usage
 from tenancy.call import Usage
 
+_ERROR = b'data: {"error"'
+
 
 class Relay:
     """Passes one attempt's events to a sink, and keeps what the end of the stream has to be judged by.
@@ -99,13 +101,9 @@ class Relay:
         )
 
     @property
-    def error(self) -> str:
-        """The error that the pod reported inside its stream, or nothing."""
-        for piece in (self._last, self._previous):
-            start = piece.find(b'data: {"error"')
-            if start >= 0:
-                return piece[start + 6 : start + 400].split(b"\n", 1)[0].decode("utf-8", "replace")
-        return ""
+    def has_error(self) -> bool:
+        """Whether the pod itself reported an error at the end of its stream."""
+        return _ERROR in self._last or _ERROR in self._previous
 
     @staticmethod
     def _has_reason(piece: bytes) -> bool:

@@ -51,7 +51,7 @@ class WholeBody:
 class Assembled:
     """Puts a whole answer together from the events of a stream.
 
-    `kind` tells the form of the answer. `error` is what the pod reported instead of going on; `has_finished`
+    `kind` tells the form of the answer. `has_error` says that the pod reported an error instead of going on; `has_finished`
     whether the stream ended on purpose; `overflow` what was out of bounds, upon which `stop` was called.
     """
 
@@ -65,7 +65,7 @@ class Assembled:
         self.usage: Usage | None = None
         self.pieces = 0
         self.has_finished = False
-        self.error = ""
+        self.has_error = False
         self.overflow = ""
 
     def frames(self, data: bytes) -> None:
@@ -95,7 +95,7 @@ class Assembled:
             raise ValueError("not an object")
         self.pieces += 1
         if "error" in event:
-            self.error = data[:400].decode("utf-8", "replace")
+            self.has_error = True
             return
         usage, _ = usage_of(data)
         if usage is not None:

@@ -419,8 +419,11 @@ async def test_a_transfer_that_nobody_takes_does_not_stall_while_it_cannot_be_re
     world.clock.advance(1000)
     taker = Taker()
     ended = transfer.attach(taker)
-    assert not ended.done()
     assert not line.is_reading_paused
+    world.clock.advance(TIMEOUTS.stall - 0.1)
+    assert not ended.done()
+    world.clock.advance(TIMEOUTS.stall / 4 + 0.2)
+    assert ended.result().ending is Ending.STALLED
 
 
 # ---- back-pressure

@@ -93,7 +93,7 @@ def test_a_stream_without_a_finish_is_not_finished() -> None:
 
 
 def test_an_error_event_is_known() -> None:
-    assert "broke" in assembled(Kind.CHAT, chat({"content": "Hel"}), {"error": {"message": "broke"}}, done=False).error
+    assert assembled(Kind.CHAT, chat({"content": "Hel"}), {"error": {"message": "broke"}}, done=False).has_error
 
 
 def test_what_is_not_json_stops_the_attempt() -> None:
