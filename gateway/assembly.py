@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import time
 from collections.abc import Collection
@@ -39,6 +40,9 @@ from tenancy.admission import Admission
 from tenancy.directory import Directory
 from tenancy.ledger import Lease
 from tenancy.policy import Pod, Policy
+
+# What a pod does not inherit: our own admin token, other pods' API keys. What it needs stands in its `env`.
+_CREDENTIAL = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
 
 POD_GRACE_SECONDS = 5.0
 """What a pod that we run is given to end by itself, once no stream is open any more."""
@@ -166,7 +170,8 @@ class Gateway:
 
     def _launch(self, pod: Pod) -> None:
         engine = self.fleet.pods[pod.name].engine
-        env = dict(os.environ) | dict(pod.env)
+        inherited = {name: value for name, value in os.environ.items() if not _CREDENTIAL.search(name.upper())}
+        env = inherited | dict(pod.env)
         if pod.command:
             launch = Launch(pod.command, env)
         else:

@@ -299,7 +299,7 @@ class Admission:
         if not call.may_wait or depth == 0:
             return self._refused(ticket, group, now)
         held = queue.entries_of(tenant.name)
-        if held >= depth:
+        if tenant.queue_depth is not None and held >= depth:
             return self._refused(ticket, group, now, _full(f"tenant/{tenant.name}", "entries", depth, held, 1))
         ticket.deadline_at = self._deadline(call, call.arrived_at)
         wait = self._expected_wait(ticket, group, now)

@@ -57,12 +57,16 @@ class Holding:
 
 
 class Pool:
-    """`blocks` blocks of `block_tokens` tokens, each of `block_bytes` bytes. All operations are O(blocks touched)."""
+    """`blocks` blocks of `block_tokens` tokens, each of `block_bytes` bytes. All operations are O(blocks touched).
 
-    def __init__(self, blocks: int, block_tokens: int, block_bytes: int) -> None:
+    Where it does not share (`shares`), every sequence has all of its blocks to itself.
+    """
+
+    def __init__(self, blocks: int, block_tokens: int, block_bytes: int, *, shares: bool = True) -> None:
         self.blocks = blocks
         self.block_tokens = block_tokens
         self.block_bytes = block_bytes
+        self.shares = shares
         self.all = Held()
         self.owners: dict[str, Held] = {}
         self.queried_tokens = 0
@@ -119,7 +123,7 @@ class Pool:
 
     def seal(self, holding: Holding, name: Key) -> None:
         """A block of the sequence is full and gets its name, unless another bears it already."""
-        if name in self._uses or name in self._idle:
+        if not self.shares or name in self._uses or name in self._idle:
             return
         self._uses[name] = 1
         holding.shared.append(name)

@@ -44,6 +44,7 @@ class Settings:
     blocks: int = 4096
     block_tokens: int = 16
     bytes_per_token: int = 4096
+    shares_prefixes: bool = True
     kv_bytes: int | None = None
     timing: Timing = field(default_factory=Timing)
     output: str = "words"
@@ -105,6 +106,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         default=4096,
         metavar="SIZE",
         help="KV memory of one token (default: %(default)s)",
+    )
+
+    room(
+        "--no-prefix-cache",
+        action="store_true",
+        help="prompts that begin alike share no blocks, so that each holds all of its own",
     )
 
     times = parser.add_argument_group("how long it takes").add_argument
@@ -211,6 +218,7 @@ def read_options(parsed: argparse.Namespace) -> Settings:
         blocks=blocks,
         block_tokens=parsed.block,
         bytes_per_token=parsed.kv_bytes_per_token,
+        shares_prefixes=not parsed.no_prefix_cache,
         kv_bytes=parsed.kv_bytes,
         timing=Timing(
             first=parsed.ttft,

@@ -49,7 +49,8 @@ class Simulator:
         self.loop = loop
         self.connections: set[Connection] = set()
         self.faults = Misbehaviour()
-        self.pool = kv_cache.Pool(wanted.blocks, wanted.block_tokens, wanted.block_tokens * wanted.bytes_per_token)
+        block_bytes = wanted.block_tokens * wanted.bytes_per_token
+        self.pool = kv_cache.Pool(wanted.blocks, wanted.block_tokens, block_bytes, shares=wanted.shares_prefixes)
         self.metrics = Metrics(wanted.models[0], _cache_config(wanted))
         self.tally = tally.Tally()
         self.batch = Batch(
@@ -319,7 +320,7 @@ def _cache_config(wanted: Settings) -> dict[str, str]:
     return {
         "block_size": str(wanted.block_tokens),
         "cache_dtype": "auto",
-        "enable_prefix_caching": "True",
+        "enable_prefix_caching": str(wanted.shares_prefixes),
         "gpu_memory_utilization": "0.9",
         "kv_cache_memory_bytes": str(wanted.kv_bytes),
         "kv_cache_size_tokens": str(wanted.blocks * wanted.block_tokens),

@@ -153,7 +153,9 @@ class PodKeys(Keys):
         "A command to run and supervise; needs `url`."
     )
     env: Annotated[dict[str, str], written.environment()] = Field(
-        default_factory=dict, description="Environment variables for a pod that Penstock starts, beside its own."
+        default_factory=dict,
+        description="Environment variables for a pod that Penstock starts, beside those it inherits: all of the "
+        "gateway's but the ones named like credentials (KEY, TOKEN, SECRET, …).",
     )
     options: Annotated[tuple[str, ...] | None, written.words()] = _optional(
         "Further command-line words for an engine run by Penstock; `penstock pod ENGINE --help` lists them."

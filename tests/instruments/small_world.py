@@ -50,6 +50,7 @@ class World:
         self.ranking = FixedRanking(self.policy)
         self.admission = Admission(self.policy, self.ranking, 0.0)
         self.now = 0.0
+        self.held: list[Lease] = []  # for a test to keep leases in
         self.calls = 0
         self.admission.pods_changed(capacities or {one.name: Capacity(slots=4) for one in pods}, self.now)
 

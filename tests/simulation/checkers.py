@@ -51,12 +51,24 @@ class Scene:
     serving: Callable[[str, str], tuple[str, ...]]
     clock: Callable[[], float]
     complain: Complaints
+    counts_abandoned: bool = True
+    """Whether what runs at a pod counts although its call has left that pod, as it has to by the second promise."""
     leases: dict[Lease, None] = field(default_factory=dict)
     """Held, by what admission answered: granted and neither settled nor let go."""
     changes: int = 0
     """Rises with every verb of admission, and with everything that comes to a pod or goes."""
     waiting: dict[Ticket, None] = field(default_factory=dict)
     """In the queue, by what admission answered, in the order of coming."""
+
+    def at_pods(self) -> list[tuple[ModelPod, Work]]:
+        """All requests at all pods that count."""
+        here = [(pod, work) for pod in self.pods.values() for work in pod.work]
+        if self.counts_abandoned or not here:
+            return here
+        # One that moves has left its pod, although it still names it.
+        on_pods = (lease for lease in self.leases if not lease.is_settled and lease.pod_hold is not None)
+        live = {(lease.call.id, lease.pod) for lease in on_pods}
+        return [(pod, work) for pod, work in here if (work.id, pod.name) in live]
 
 
 class Checker:
@@ -132,8 +144,9 @@ class Budgets(Checker):
             shared = sum(other.held_bytes(one) for other, one in here if not self._is_own(other, tenant.name))
             if shared > budget.memory_bytes * ratio:
                 self.complain("1", f"{shared} bytes of {tenant.name} are at the pods, of {budget.memory_bytes} × {ratio}")
-        if len(pod.work) > pod.size.slots or sum(one.blocks for one in pod.work) > pod.size.blocks:
-            self.complain("1", f"{pod.name} has {len(pod.work)} calls and is asked for more than it holds")
+        on_pod = [one for other, one in self.scene.at_pods() if other is pod]
+        if len(on_pod) > pod.size.slots or sum(one.blocks for one in on_pod) > pod.size.blocks:
+            self.complain("1", f"{pod.name} has {len(on_pod)} calls and is asked for more than it holds")
         self._rate(work, budget.requests_per_minute)
 
     def _rate(self, work: Work, limit: int | None) -> None:
@@ -149,7 +162,7 @@ class Budgets(Checker):
     def _at_pods(self, tenant: str) -> list[tuple[ModelPod, Work]]:
         """What the tenant has at all pods. A call that moved on from a pod that may still run it is charged to both pods,
         and once to its tenant and key."""
-        here = [(pod, work) for pod in self.scene.pods.values() for work in pod.work if work.tenant == tenant]
+        here = [(pod, work) for pod, work in self.scene.at_pods() if work.tenant == tenant]
         return list({work.id: (pod, work) for pod, work in here}.values())
 
     def _is_own(self, pod: ModelPod, tenant: str) -> bool:
@@ -160,20 +173,21 @@ class Held(Checker):
     """2: a lease is released once, and not before its pod has let go: what is at a pod is held in the books."""
 
     def look(self) -> None:
-        at_pods: dict[str, str] = {}
-        for name, pod in self.scene.pods.items():
-            if not pod.work:
-                continue
-            state = self.scene.admission.pod_state(name)
-            at_pods.update((work.id, work.tenant) for work in pod.work)
-            if len(pod.work) > state.calls:
-                ids = [work.id for work in pod.work]
-                self.complain("2", f"{name} runs {len(pod.work)} calls, and {state.calls} are held there: {ids}")
-            held = sum(pod.held_bytes(work) for work in pod.work)
+        admission = self.scene.admission
+        on: dict[str, list[Work]] = {}
+        for pod, work in self.scene.at_pods():
+            on.setdefault(pod.name, []).append(work)
+        for name, works in on.items():
+            state = admission.pod_state(name)
+            if len(works) > state.calls:
+                ids = [work.id for work in works]
+                self.complain("2", f"{name} runs {len(works)} calls, and {state.calls} are held there: {ids}")
+            held = sum(self.scene.pods[name].held_bytes(work) for work in works)
             if state.kv_capacity is not None and held > state.kv_reserved:
                 self.complain("2", f"{name} runs calls of {held} bytes, and {state.kv_reserved} are held there")
-        for tenant, calls in Counter(at_pods.values()).items():
-            state_of = self.scene.admission.tenant_state(tenant)
+        tenants = {work.id: work.tenant for works in on.values() for work in works}
+        for tenant, calls in Counter(tenants.values()).items():
+            state_of = admission.tenant_state(tenant)
             if calls > state_of.concurrency_held:
                 self.complain("2", f"{calls} calls of {tenant} run, and {state_of.concurrency_held} are held")
 

@@ -110,7 +110,7 @@ class World:
 
     seed: int
     script: Script
-    only: Sequence[type[Checker]] = checkers.ALL
+    counts_abandoned: bool = True
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -124,8 +124,8 @@ class World:
         self.choice = Choice(self.fleet, random=Random(f"{self.seed} choice"))
         self.admission = WatchedAdmission(policy, self.choice, loop.time())
         self.pods = {name: self._model_pod(name, size) for name, size in script.sizes.items()}
-        self.scene = Scene(policy, self.admission, self.pods, self._serving, loop.time, self.complain)
-        self.checkers = [kind(self.scene) for kind in self.only]
+        self.scene = Scene(policy, self.admission, self.pods, self._serving, loop.time, self.complain, self.counts_abandoned)
+        self.checkers = [kind(self.scene) for kind in checkers.ALL]
         self.admission.watch(self.scene, self.checkers)
         self.visits: list[Visit] = []
         self._pokes: dict[str, asyncio.Event] = {name: asyncio.Event() for name in self.pods}
@@ -548,8 +548,8 @@ def _weather(random: Random) -> Weather:
     return Weather(most_steps=random.choice((0, 1, 3)), splits=random.choice((0.0, 0.2, 0.6)))
 
 
-def live(seed: int, script: Script | None = None, only: Sequence[type[Checker]] = checkers.ALL) -> World:
+def live(seed: int, script: Script | None = None, *, counts_abandoned: bool = True) -> World:
     """Let one history happen; raises `Broken` where it breaks an invariant."""
-    world = World(seed, script or a_script(seed), only)
+    world = World(seed, script or a_script(seed), counts_abandoned)
     world.run()
     return world

@@ -233,6 +233,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             return multiple()
         was_on_pod = ("pod", lease.pod) in self.model.of(lease).calls
         answer = self.admission.move(lease, frozenset(not_on), self.now, let_go=let_go)
+        assert (lease.left_behind is not None) == (was_on_pod and not let_go), "invariant 2: what was left is not held"
         if was_on_pod:
             self.model.taken_off(lease)
         if isinstance(answer, Admitted):

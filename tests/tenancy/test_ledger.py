@@ -97,7 +97,7 @@ def test_a_pod_of_unknown_size_is_limited_by_slots_alone() -> None:
 
 
 def test_kv_tokens_and_bytes_give_the_weight_of_a_token_exactly() -> None:
-    """1,000 bytes for 48 tokens: three calls of a block are the whole pool, though a block is no whole number of bytes."""
+    """1,000 bytes for 48 tokens: three blocks are the whole pool, though a block is no whole number of bytes."""
     world = World([tenant("acme")], [pod("pod", "unweighed")], {"pod": Capacity(kv_bytes=1000, kv_tokens=48)})
     world.lease("acme", 3, model="unweighed")
     assert world.admission.pod_state("pod").kv_reserved == 1000

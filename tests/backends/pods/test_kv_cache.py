@@ -62,6 +62,14 @@ def test_released_blocks_are_found_again_until_the_room_is_needed() -> None:
     assert forgotten is not None and forgotten.reused == 0
 
 
+def test_a_pool_that_does_not_share_gives_every_prompt_all_of_its_blocks() -> None:
+    pool = Pool(10, BLOCK, 64, shares=False)
+    for _ in range(2):
+        holding = take(pool, "a", "abcdefgh-one")
+        assert holding is not None and (holding.reused, holding.private) == (0, 3)
+    assert (pool.all.now, pool.hit_tokens) == (6, 0)
+
+
 def test_a_prompt_that_does_not_fit_takes_nothing() -> None:
     pool = Pool(3, BLOCK, 64)
     take(pool, "a", "abcdefgh")
