@@ -22,7 +22,7 @@ from types import MappingProxyType
 from backends.engines.engine import Engine, Reading
 from backends.engines.known import ENGINES
 from backends.outcome import Ending, Outcome
-from tenancy.ledger import Capacity
+from tenancy.accounts import Capacity
 from tenancy.policy import Pod, Policy
 
 FRESH_SECONDS = 1.0

@@ -12,9 +12,9 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
 from gateway.leaving import Leaving
+from tenancy.accounts import Capacity, Lease
 from tenancy.admission import Admission, Admitted, Decided, Queued, Refused
 from tenancy.call import Call, Usage
-from tenancy.ledger import Capacity, Lease
 
 Confirm = Callable[[Lease], Awaitable[bool]]
 NOT_USED = Usage(0, 0, is_reported=False)

@@ -36,9 +36,9 @@ from gateway.record import Record
 from gateway.routes.app import admin_app, public_app
 from gateway.routes.endpoints import Front
 from gateway.stream.pulse import Pulse
+from tenancy.accounts import Lease
 from tenancy.admission import Admission
 from tenancy.directory import Directory
-from tenancy.ledger import Lease
 from tenancy.policy import Pod, Policy
 
 # What a pod does not inherit: our own admin token, other pods' API keys. What it needs stands in its `env`.

@@ -23,8 +23,8 @@ from gateway.stream.relay import Relay
 from gateway.stream.sink import Headers, Sink
 from gateway.stream.usage import usage_of
 from gateway.stream.whole import Assembled, WholeBody
+from tenancy.accounts import Lease
 from tenancy.call import Call, Kind, Usage
-from tenancy.ledger import Lease
 
 _JUST_AFTER_SECONDS = 0.001  # a reading must be newer than the moment from which it counts
 
@@ -39,7 +39,7 @@ class Attempt:
 
     `is_left_behind` says that the pod may go on with it although nobody listens. `status`, `content_type` and
     `body` are a whole answer (or the pod's error) to be given to the client; `has_emitted` says that the client has
-    seen events of this attempt. `pieces` counts the events that came, `first_at` is when the first did.
+    seen events of this attempt. `events` counts the events that came, `first_at` is when the first did.
     """
 
     pod: str
@@ -52,7 +52,7 @@ class Attempt:
     has_emitted: bool = False
     has_ended: bool = False
     usage: Usage | None = None
-    pieces: int = 0
+    events: int = 0
     first_at: float | None = None
 
 
@@ -138,7 +138,7 @@ class Attempts:
         headers = head(lease.pod)
         if not sink.is_started:
             await sink.start(200, headers)
-        relay = Relay(sink, shows_usage=call.wants_usage, stop=transfer.abort)
+        relay = Relay(sink, transfer, shows_usage=call.wants_usage)
         sink.follow(transfer)
         outcome = await transfer.attach(relay)
         if relay.overflow:
@@ -154,7 +154,7 @@ class Attempts:
             has_emitted=True,
             has_ended=relay.has_error,
             usage=relay.usage,
-            pieces=relay.pieces,
+            events=relay.events,
         )
 
     async def _assemble(self, kind: Kind, pod: str, opened: Head, transfer: Transfer) -> Attempt:
@@ -167,7 +167,7 @@ class Attempts:
         elif outcome.ending is Ending.COMPLETE and not answer.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
         body = answer.body if outcome.is_good else b""
-        return Attempt(pod, outcome, status=opened.status, body=body, usage=answer.usage, pieces=answer.pieces)
+        return Attempt(pod, outcome, status=opened.status, body=body, usage=answer.usage, events=answer.events)
 
     async def _collect(self, pod: str, opened: Head, transfer: Transfer) -> Attempt:
         answer = WholeBody(stop=transfer.abort)

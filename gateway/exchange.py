@@ -23,9 +23,9 @@ from gateway.passage import Passage
 from gateway.record import Record
 from gateway.stream.pulse import Pulse
 from gateway.stream.sink import Sink
+from tenancy.accounts import Lease
 from tenancy.admission import Refused
 from tenancy.call import Call, Usage
-from tenancy.ledger import Lease
 from tenancy.policy import Policy
 from tenancy.refusal import Code, Refusal
 
@@ -185,7 +185,7 @@ def _used(attempt: Attempt, lease: Lease) -> Usage:
         return attempt.usage
     if attempt.first_at is None or attempt.status >= 400:
         return NOT_USED
-    return Usage(lease.need.prompt_tokens, attempt.pieces, is_reported=False)
+    return Usage(lease.need.prompt_tokens, attempt.events, is_reported=False)
 
 
 def _is_ours_to_tell(status: int) -> bool:

@@ -90,7 +90,7 @@ class Passage:
         record.pod = attempt.pod
         record.attempts += 1
         record.outcomes = (*record.outcomes, (attempt.pod, attempt.outcome.ending.value))
-        record.events = attempt.pieces
+        record.events = attempt.events
         record.first_token_at = attempt.first_at
         if not attempt.outcome.is_good:
             record.detail = attempt.outcome.detail

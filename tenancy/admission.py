@@ -14,10 +14,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from tenancy import reasons
+from tenancy.accounts import Capacity, Host, Lease
 from tenancy.answer import Admitted, Answer, Decided, PodState, Queued, RateState, Refused, TenantState
 from tenancy.call import Call, Usage
 from tenancy.dealing import Dealing, LedgerView, Ranking, Serving
-from tenancy.ledger import Capacity, Host, Lease, Ledger
+from tenancy.ledger import Ledger
 from tenancy.need import Estimates
 from tenancy.policy import Key, Policy
 from tenancy.queue import Group, Queue, Ticket

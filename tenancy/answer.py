@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tenancy.ledger import Lease
+from tenancy.accounts import Lease
 from tenancy.queue import Ticket
 from tenancy.refusal import Refusal
 

@@ -21,9 +21,10 @@ from itertools import islice
 from typing import Protocol, TypeVar
 
 from tenancy import reasons
+from tenancy.accounts import Host, Lease, Owner
 from tenancy.answer import Admitted, Decided, Refused
 from tenancy.call import Call
-from tenancy.ledger import Host, Lease, Ledger, Owner
+from tenancy.ledger import Ledger
 from tenancy.queue import Group, Lane, Queue, Ticket
 from tenancy.refusal import Refusal
 

@@ -185,7 +185,9 @@ class AdminSettings:
 
 @dataclass(frozen=True, slots=True)
 class QueueSettings:
-    """The queue of all: at most `depth` entries and `bytes_` of waiting bodies; a tenant's own limits may be smaller."""
+    """The queue of all: at most `depth` entries and `bytes_` of waiting bodies; a tenant's own limits may be
+    smaller.
+    """
 
     depth: int = 1000
     bytes_: int = 256 * 1024 * 1024

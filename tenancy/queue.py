@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from math import inf
 
+from tenancy.accounts import Host, Lease, Owner
 from tenancy.call import Call
 from tenancy.fairness import Turns
-from tenancy.ledger import Host, Lease, Owner
 from tenancy.need import Need
 from tenancy.policy import QueueSettings
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from itertools import islice
 from math import ceil
 
+from tenancy.accounts import Account, Host, Lease, Owner
 from tenancy.call import Call
-from tenancy.ledger import Account, Host, Lease, Owner
 from tenancy.need import LEAST_BYTES_A_TOKEN, Need
 from tenancy.policy import Model
 from tenancy.queue import Ticket

@@ -30,9 +30,9 @@ class Code(Enum):
 class Refusal:
     """A decision not to admit; it charged nothing.
 
-    `account` names whose limit it was (`tenant/acme`, `key/acme/ci`, `pod/chat-0`, `tenant/acme/gpu0`, `queue`), `unit` what is
-    counted (`bytes`, `requests`, `tokens`, `entries`), and `limit`, `used` and `asked` are in that unit. `retry_after_seconds` is
-    `None` where coming back would not help.
+    `account` names whose limit it was (`tenant/acme`, `key/acme/ci`, `pod/chat-0`, `tenant/acme/gpu0`, `queue`),
+    `unit` what is counted (`bytes`, `requests`, `tokens`, `entries`), and `limit`, `used` and `asked` are in that
+    unit. `retry_after_seconds` is `None` where coming back would not help.
     """
 
     code: Code

@@ -20,7 +20,7 @@ from tests.instruments.requires import find_program, requires_program
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("gateway", "backends", "tenancy", "loadtest", "benchmarks")
 
-MOST_LINES = 450
+MOST_LINES = 500
 MAY_BE_LONGER: dict[str, str] = {}  # path → why it is one concept all the same
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -109,9 +110,11 @@ def run(parsed: argparse.Namespace) -> int:
         reason = f"the model cannot be read, or port {parsed.port} is taken; --verbose shows more"
         print(f"penstock pod llama.cpp: {error} ({reason})", file=sys.stderr)
         return 1
+    ended, wakes = socket.socketpair()
+    wakes.setblocking(False)
+    signal.set_wakeup_fd(wakes.fileno())  # not signal.pause(): a signal just before it, or on a C++ thread, is lost
     for name in (signal.SIGTERM, signal.SIGINT):
-        # At once: the C++ threads hold nothing worth a tidy end, and take seconds for one.
-        signal.signal(name, lambda *_: os._exit(0))
+        signal.signal(name, lambda *_: None)
     options.announce(
         server.listening_address,
         engine="llama.cpp",
@@ -121,8 +124,8 @@ def run(parsed: argparse.Namespace) -> int:
         context=parsed.context,
         build=xllamacpp.__version__,
     )
-    while True:
-        signal.pause()
+    ended.recv(1)
+    os._exit(0)  # at once: the C++ threads hold nothing worth a tidy end, and take seconds for one
 
 
 def _parameters(xllamacpp: Any, parsed: argparse.Namespace, model: Path, alias: str) -> Any:

@@ -1,13 +1,13 @@
 """The fast way from a pod to a client: the pod's own bytes, passed on as whole events.
 
-The wire cuts what it reads at the last event that ends a chunk, so the relay neither parses nor re-frames: it looks for
-`"usage"` and writes. Where the pod's framing cannot be kept (no chunks, chunks that do not end with events, a client of
-HTTP/1.0) the same relay takes payload, cuts it into events and frames them anew.
+The wire cuts what it reads at the last event that ends a chunk, so the relay neither parses nor re-frames: it looks
+for `"usage"`, counts events and writes. Where the pod's framing cannot be kept (no chunks, chunks that do not end
+with events, a client of HTTP/1.0) the same relay takes payload, cuts it into events and frames them anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Protocol
 
 from gateway.stream.sink import Sink
 from gateway.stream.sse import EventSplitter, data_of, unchunk
@@ -15,44 +15,46 @@ from gateway.stream.usage import MARK, has_usage, usage_of, without_usage
 from tenancy.call import Usage
 
 _ERROR = b'data: {"error"'
+_REASONS = (b'"finish_reason":"', b'"finish_reason": "')
+_DONE = (b"data: [DONE]", b"data:[DONE]")
+
+
+class Source(Protocol):
+    """Where the pieces come from: a transfer, which keeps the last two of them anyway."""
+
+    @property
+    def last(self) -> bytes: ...
+
+    @property
+    def previous(self) -> bytes: ...
+
+    def abort(self) -> None: ...
 
 
 class Relay:
-    """Passes one attempt's events to a sink, and keeps what the end of the stream has to be judged by.
+    """Passes one attempt's events to a sink, and judges at the end how it ended.
 
-    `shows_usage` says whether the client asked for usage; if not, the event that carries it is kept back. `stop`
-    ends the attempt where an event is out of bounds; `overflow` then says so.
+    `shows_usage` says whether the client asked for usage; if not, the event that carries it is kept back. `events`
+    counts events with data. An event out of bounds aborts the source; `overflow` then says so.
     """
 
-    __slots__ = (
-        "_last",
-        "_previous",
-        "_shows_usage",
-        "_sink",
-        "_splitter",
-        "_stop",
-        "_write",
-        "overflow",
-        "pieces",
-        "usage",
-    )
+    __slots__ = ("_ends", "_shows_usage", "_sink", "_source", "_splitter", "_write", "events", "overflow", "usage")
 
-    def __init__(self, sink: Sink, *, shows_usage: bool, stop: Callable[[], None]) -> None:
+    def __init__(self, sink: Sink, source: Source, *, shows_usage: bool) -> None:
         self._sink = sink
+        self._source = source
         self._write = sink.write
         self._shows_usage = shows_usage
-        self._stop = stop
         self._splitter: EventSplitter | None = None
-        self._last = self._previous = b""
-        self.pieces = 0
+        self._ends = (b"", b"")
+        self.events = 0
         self.usage: Usage | None = None
         self.overflow = ""
 
     def frames(self, data: bytes) -> None:
         """Hot: whole chunks that end with an event."""
-        self.pieces += 1
-        self._previous = self._last
-        self._last = data
+        # In generated text a line's end is escaped, so this stands before an event's data only.
+        self.events += data.count(b"\ndata:")
         if MARK in data and has_usage(data):
             self._pass_usage(unchunk(data))
         else:
@@ -64,18 +66,19 @@ class Relay:
             self._splitter = EventSplitter()
         try:
             for event in self._splitter.feed(data):
-                self.pieces += 1
-                self._previous = self._last
-                self._last = event
+                if data_of(event) is not None:
+                    self.events += 1
+                    self._ends = (self._ends[1], event)
                 if MARK in event and has_usage(event):
                     self._pass_usage(event)
                 else:
                     self._sink.write_event(event)
         except ValueError as fault:
             self.overflow = str(fault)
-            self._stop()
+            self._source.abort()
 
     def _pass_usage(self, payload: bytes) -> None:
+        """Pass events among which one has usage: kept for the settling, hidden from who did not ask."""
         splitter = EventSplitter()
         for event in [*splitter.feed(payload), splitter.rest]:
             data = data_of(event)
@@ -93,18 +96,14 @@ class Relay:
 
         Judged by the last two pieces alone, so that nothing has to be looked for while the stream runs.
         """
-        return (
-            b"data: [DONE]" in self._last
-            or b"data:[DONE]" in self._last
-            or self._has_reason(self._last)
-            or self._has_reason(self._previous)
-        )
+        before, last = self._last_two()
+        return any(mark in last for mark in _DONE) or any(mark in last or mark in before for mark in _REASONS)
 
     @property
     def has_error(self) -> bool:
         """Whether the pod itself reported an error at the end of its stream."""
-        return _ERROR in self._last or _ERROR in self._previous
+        before, last = self._last_two()
+        return _ERROR in last or _ERROR in before
 
-    @staticmethod
-    def _has_reason(piece: bytes) -> bool:
-        return b'"finish_reason":"' in piece or b'"finish_reason": "' in piece
+    def _last_two(self) -> tuple[bytes, bytes]:
+        return (self._source.previous, self._source.last) if self._splitter is None else self._ends

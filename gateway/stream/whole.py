@@ -51,8 +51,9 @@ class WholeBody:
 class Assembled:
     """Puts a whole answer together from the events of a stream.
 
-    `kind` tells the form of the answer. `has_error` says that the pod reported an error instead of going on; `has_finished`
-    whether the stream ended on purpose; `overflow` what was out of bounds, upon which `stop` was called.
+    `kind` tells the form of the answer. `has_error` says that the pod reported an error instead of going on;
+    `has_finished` whether the stream ended on purpose; `overflow` what was out of bounds, upon which `stop` was
+    called.
     """
 
     def __init__(self, kind: Kind, *, stop: Callable[[], None]) -> None:
@@ -63,7 +64,7 @@ class Assembled:
         self._envelope: dict[str, Any] = {}
         self._choices: dict[int, dict[str, Any]] = {}
         self.usage: Usage | None = None
-        self.pieces = 0
+        self.events = 0
         self.has_finished = False
         self.has_error = False
         self.overflow = ""
@@ -93,7 +94,7 @@ class Assembled:
         event = msgspec.json.decode(data)
         if not isinstance(event, dict):
             raise ValueError("not an object")
-        self.pieces += 1
+        self.events += 1
         if "error" in event:
             self.has_error = True
             return

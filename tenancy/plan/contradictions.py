@@ -11,8 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from tenancy.accounts import Account, Host, Owner
 from tenancy.config.faults import Path, listed, place_of
-from tenancy.ledger import Account, Host, Owner
 from tenancy.need import TOKENS_A_MESSAGE, Need
 from tenancy.plan.sums import DevicePlan, PodPlan, Sums, TenantPlan
 from tenancy.policy import Key, Model, Pod, Tenant

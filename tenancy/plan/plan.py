@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tenancy.ledger import Capacity
+from tenancy.accounts import Capacity
 from tenancy.plan.contradictions import Finding, Severity, contradictions
 from tenancy.plan.sums import DevicePlan, Inventory, PodPlan, Sums, TenantPlan
 from tenancy.policy import Policy

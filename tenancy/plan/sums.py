@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from tenancy.accounts import Capacity, memory_limit
 from tenancy.config.faults import Path
-from tenancy.ledger import Capacity, Ledger, memory_limit
+from tenancy.ledger import Ledger
 from tenancy.lending import limit_of
 from tenancy.policy import Device, Pod, Policy, Tenant
 

@@ -8,7 +8,7 @@ from backends.engines.engine import Reading
 from backends.engines.known import ENGINES
 from backends.fleet import DOWN_AFTER_SECONDS, FRESH_SECONDS, STEPS, Fleet, PodState
 from backends.outcome import Ending, Outcome
-from tenancy.ledger import Capacity
+from tenancy.accounts import Capacity
 from tenancy.policy import BreakerSettings, Pod, Policy, ServedModel
 from tests.instruments.hand_clock import HandClock
 

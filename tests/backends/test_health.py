@@ -13,7 +13,7 @@ from backends.engines.engine import Reading
 from backends.fleet import Fleet, FleetPod, PodState
 from backends.health import FOLLOW_UP_SECONDS, LARGEST_ANSWER_BYTES, Health, Pace
 from backends.outcome import Ending, Outcome
-from tenancy.ledger import Capacity
+from tenancy.accounts import Capacity
 from tenancy.policy import Pod, Policy, ServedModel
 from tests.instruments.pods import simulator
 from tests.instruments.until import until

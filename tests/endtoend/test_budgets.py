@@ -225,7 +225,7 @@ async def test_memory_is_lent_up_to_the_ratio_and_never_beyond(
     sizes = {"short": 200, "middle": 700, "long": 2500}
     async with simulator(
         slots=256, itl="1ms", ttft="5ms", model="tiny", kv_bytes=f"{pod_gib}Gi", kv_bytes_per_token=token_bytes,
-        context=16384,
+        context=16384, no_prefix_cache=True,
     ) as pod:  # fmt: skip
         file = f"""
 profiles: [{{name: shared, overcommitRatio: {ratio}}}]

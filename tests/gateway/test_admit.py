@@ -8,9 +8,9 @@ import pytest
 
 from gateway.admit import Admit
 from gateway.leaving import Leaving
+from tenancy.accounts import Capacity
 from tenancy.admission import Admission, Admitted, Refused
 from tenancy.call import Call, Kind, Usage
-from tenancy.ledger import Capacity
 from tenancy.policy import Budget, Key, Model, Pod, Policy, QueueSettings, ServedModel, Tenant
 from tenancy.refusal import Code
 from tests.instruments.fixed_ranking import FixedRanking

@@ -21,7 +21,7 @@ import msgspec
 from backends.wire.transfer import HELD_BYTES_MAX
 from tenancy.admission import Admission, Admitted, Answer, Decided, Queued, Refused, Ticket
 from tenancy.call import Call, Usage
-from tenancy.ledger import Lease
+from tenancy.accounts import Lease
 from tenancy.policy import Policy
 from tests.simulation.clients import HIGH_WATER, Visit, heard
 from tests.simulation.model_pod import BLOCK_TOKENS, ModelPod, Work
@@ -143,7 +143,9 @@ class Budgets(Checker):
             ratio = self.scene.policy.profile_of(tenant.profile).overcommit_ratio
             shared = sum(other.held_bytes(one) for other, one in here if not self._is_own(other, tenant.name))
             if shared > budget.memory_bytes * ratio:
-                self.complain("1", f"{shared} bytes of {tenant.name} are at the pods, of {budget.memory_bytes} × {ratio}")
+                self.complain(
+                    "1", f"{shared} bytes of {tenant.name} are at the pods, of {budget.memory_bytes} × {ratio}"
+                )
         on_pod = [one for other, one in self.scene.at_pods() if other is pod]
         if len(on_pod) > pod.size.slots or sum(one.blocks for one in on_pod) > pod.size.blocks:
             self.complain("1", f"{pod.name} has {len(on_pod)} calls and is asked for more than it holds")
@@ -209,7 +211,9 @@ class Quiet(Checker):
         for name in self.scene.policy.pods:
             pod = admission.pod_state(name)
             if pod.calls or pod.kv_reserved or pod.closing:
-                self.complain("3", f"{name} still holds {pod.calls} calls, {pod.kv_reserved} bytes, {pod.closing} closing")
+                self.complain(
+                    "3", f"{name} still holds {pod.calls} calls, {pod.kv_reserved} bytes, {pod.closing} closing"
+                )
         if self.scene.leases or self.scene.waiting:
             self.complain("3", f"still held {list(self.scene.leases)}, still waiting {len(self.scene.waiting)}")
         for what, left in leftovers.items():
@@ -321,7 +325,9 @@ class NoIdleRoom(Checker):
         for ticket in heads.values():
             if ticket.moving is None and not self._is_barred(ticket):
                 for name in self.scene.serving(ticket.call.tenant.name, ticket.call.model):
-                    if self._fits(ticket, name) and not any(self._could_use(keeper, name, ticket) for keeper in keepers):
+                    if self._fits(ticket, name) and not any(
+                        self._could_use(keeper, name, ticket) for keeper in keepers
+                    ):
                         self.complain("11", f"{name} has room for {ticket.call.id}, which waits")
 
     def _is_old(self, ticket: Ticket) -> bool:
@@ -398,7 +404,9 @@ class OneEnd(Checker):
         last_at = len(answer.events) - 1
         is_last = bool(ends) and (ends[-1][0] == last_at or b'"usage"' in answer.events[last_at])
         if visit.left_at is None and not (answer.is_whole and is_one and is_last):
-            self.complain("16", f"{name} has no one end: {said}, of {len(answer.events)} events, whole: {answer.is_whole}")
+            self.complain(
+                "16", f"{name} has no one end: {said}, of {len(answer.events)} events, whole: {answer.is_whole}"
+            )
 
 
 class GoneIsGone(Checker):

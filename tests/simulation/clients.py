@@ -43,12 +43,17 @@ STAYS = Departure()
 class Counted(Coroutine[Any, Any, None]):
     """A coroutine whose suspensions are counted: `suspended(number, what is awaited)` is called at each."""
 
-    def __init__(self, inner: Coroutine[Any, Any, None], suspended: Callable[[int, object], None]) -> None:
+    def __init__(
+        self, inner: Coroutine[Any, Any, None], suspended: Callable[[int, object], None], woken: Callable[[], None]
+    ) -> None:
         self._inner = inner
         self._suspended = suspended
+        self._woken = woken
         self._count = 0
 
     def send(self, value: Any) -> Any:
+        if self._count:
+            self._woken()
         awaited = self._inner.send(value)
         self._count += 1
         self._suspended(self._count, awaited)
@@ -123,7 +128,8 @@ class Visit:
     sip_bytes: int | None = None
     left_at: float | None = None
     is_answered: bool = False
-    suspensions: list[str] = field(default_factory=list)
+    woken_at: list[float] = field(default_factory=list)
+    """When each suspension of its exchange ended."""
     has_left: Callable[[], object] = lambda: None
     task: asyncio.Task[None] | None = None
 
@@ -149,7 +155,7 @@ class Visit:
         if self.departure.at is not None:
             self.loop.call_at(self.departure.at, self.leave)
         self.client.on_leave(self.leaving.leave)
-        counted = Counted(run, self._suspended)
+        counted = Counted(run, self._suspended, lambda: self.woken_at.append(self.loop.time()))
         self.task = self.loop.create_task(counted, name=self.call.id)
 
     def leave(self) -> None:
@@ -162,7 +168,6 @@ class Visit:
             self.has_left()
 
     def _suspended(self, number: int, awaited: object) -> None:
-        self.suspensions.append(type(awaited).__name__)
         if number == self.departure.suspension:
             if self.departure.window == "unwoken" and asyncio.isfuture(awaited):
                 awaited.add_done_callback(lambda _: self.leave())  # comes before the task's own, which is added next

@@ -95,7 +95,7 @@ class Size:
 
 @dataclass(eq=False)
 class ModelPod:
-    """One pod. `conduct` draws how it treats the next request; `tells` is false for one that publishes nothing."""
+    """One pod. `conduct` tells how it treats the request of that id; `tells` is false for one that publishes nothing."""
 
     name: str
     url: str
@@ -103,7 +103,7 @@ class ModelPod:
     loop: asyncio.AbstractEventLoop
     network: Network
     random: Random
-    conduct: Callable[[], Conduct]
+    conduct: Callable[[str], Conduct]
     witness: Witness
     tells: bool = True
     is_up: bool = False
@@ -162,7 +162,7 @@ class ModelPod:
             max_tokens=maximum,
             length=min(maximum, fields["true_length"]),
             streamed=bool(fields.get("stream")),
-            conduct=self.conduct(),
+            conduct=self.conduct(lines[b"x-request-id"].decode()),
             served=served,
             sequences=fields.get("n", 1),
         )
@@ -223,10 +223,15 @@ class ModelPod:
 
     def _token(self, work: Work) -> None:
         conduct = work.conduct
-        if conduct.kind in ("stall", "unfinished", "close", "error") and work.generated == min(conduct.at, work.length - 1):
+        if conduct.kind in ("stall", "unfinished", "close", "error") and work.generated == min(
+            conduct.at, work.length - 1
+        ):
             self._break(work)
         elif work.generated < work.length:
-            text = b'{"id":"%b","choices":[{"index":0,"delta":{"content":"<%d>"}}]}' % (work.id.encode(), work.generated)
+            text = b'{"id":"%b","choices":[{"index":0,"delta":{"content":"<%d>"}}]}' % (
+                work.id.encode(),
+                work.generated,
+            )
             work.generated += 1
             self._event(work, b"data: " + text + b"\n\n")
             if work in self.work:

@@ -26,7 +26,7 @@ from gateway.attempts import Attempts
 from gateway.exchange import Exchange
 from gateway.stream.pulse import Pulse
 from tenancy.call import Call, Kind, Usage
-from tenancy.ledger import Lease
+from tenancy.accounts import Lease
 from tenancy.policy import (
     BreakerSettings,
     Budget,
@@ -99,7 +99,8 @@ class Script:
     sizes: dict[str, Size]
     guests: tuple[Guest, ...]
     outages: tuple[Outage, ...] = ()
-    conducts: Callable[[Random, str], Conduct] = lambda _random, _pod: Conduct()
+    conducts: Callable[[Random, str, str], Conduct] = lambda _random, _pod, _call: Conduct()
+    """How a pod treats a request, by the pod's name and the call's id."""
     blind: frozenset[str] = frozenset()
     weather: Weather = Weather()
 
@@ -124,7 +125,9 @@ class World:
         self.choice = Choice(self.fleet, random=Random(f"{self.seed} choice"))
         self.admission = WatchedAdmission(policy, self.choice, loop.time())
         self.pods = {name: self._model_pod(name, size) for name, size in script.sizes.items()}
-        self.scene = Scene(policy, self.admission, self.pods, self._serving, loop.time, self.complain, self.counts_abandoned)
+        self.scene = Scene(
+            policy, self.admission, self.pods, self._serving, loop.time, self.complain, self.counts_abandoned
+        )
         self.checkers = [kind(self.scene) for kind in checkers.ALL]
         self.admission.watch(self.scene, self.checkers)
         self.visits: list[Visit] = []
@@ -163,7 +166,7 @@ class World:
             self.loop,
             self.network,
             self._random,
-            conduct=lambda: self.script.conducts(self._random, name),
+            conduct=lambda call: self.script.conducts(self._random, name, call),
             witness=self,
             tells=name not in self.script.blind,
         )
@@ -213,7 +216,9 @@ class World:
         leftovers: dict[str, object] = {
             "tasks": sorted(task.get_name() for task in asyncio.all_tasks() if task is not own),
             "connections": self.network.standing,
-            "connections in the pools": [(pool.open, pool.dialling) for pool in self._pools if pool.open or pool.dialling],
+            "connections in the pools": [
+                (pool.open, pool.dialling) for pool in self._pools if pool.open or pool.dialling
+            ],
             "streams in the pulse": len(self.pulse),
             "timers": [repr(timer) for timer in self.loop.timers],
         }
@@ -297,7 +302,9 @@ class World:
                 self.complain("0", f"the exchange of {visit.call.id} raised {error!r}")
                 raise
             record = visit.record
-            self.note(f"{visit.call.id} ends {record.status} {record.code} {record.outcomes} {record.completion_tokens}")
+            self.note(
+                f"{visit.call.id} ends {record.status} {record.code} {record.outcomes} {record.completion_tokens}"
+            )
             for checker in self.checkers:
                 checker.ended(visit)
 
@@ -449,14 +456,12 @@ def a_script(seed: int) -> Script:
     framing = {name: random.choice(FRAMINGS) for name in pods}
     blind = frozenset(name for name in pods if random.random() < 0.15)
 
-    def conduct(drawn: Random, pod: str) -> Conduct:
+    def conduct(drawn: Random, pod: str, _call: str) -> Conduct:
         kind = drawn.choice(kinds) if drawn.random() < trouble else "good"
         at = drawn.choice(STATUSES) if kind == "status" else drawn.randint(0, 6)
         if kind in ("reset", "cut"):
             at = drawn.choice((1, 30, 95, 200, drawn.randint(1, 1500)))
-        return Conduct(
-            kind, at, lingers, drawn.choice((1, 1, 5)), drawn.choice((1, 1, 1, 4)), framing[pod]
-        )
+        return Conduct(kind, at, lingers, drawn.choice((1, 1, 5)), drawn.choice((1, 1, 1, 4)), framing[pod])
 
     guests = tuple(_guest(random, policy) for _ in range(random.choice((12, 25, 40))))
     return Script(policy, sizes, guests, _outages(random, list(pods)), conduct, blind, _weather(random))

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 
 import pytest
 
+from tenancy.accounts import Capacity
 from tenancy.config.load import load
-from tenancy.ledger import Capacity
 from tenancy.plan.contradictions import Finding, Severity
 from tenancy.plan.plan import Plan, plan
 from tenancy.plan.sums import Inventory

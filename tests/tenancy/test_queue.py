@@ -114,6 +114,7 @@ def test_a_large_call_keeps_no_room_on_pods_that_it_could_never_use() -> None:
     world.lease("small", 5)
     world.ticket("large", 8)
     assert world.lease("small", 2).pod == "little"
+    world.ticket("small", 2)  # though the big pod has room for it
 
 
 def test_fifty_small_calls_a_second_do_not_starve_a_large_one() -> None:

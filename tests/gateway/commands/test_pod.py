@@ -30,7 +30,7 @@ def test_a_pod_runs_until_it_is_stopped(words: list[str], engine: str) -> None:
     ("words", "says"),
     [
         ([], "PROGRAM"),
-        (["simulater"], "simulator"),
+        (["simulatr"], "simulator"),
         (["simulator", "--kv-blocks", "4", "--context", "1000"], "more than the KV memory holds"),
         (["llama.cpp", "--model", "nowhere.gguf"], "there is no model at nowhere.gguf"),
     ],

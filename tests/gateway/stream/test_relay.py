@@ -14,23 +14,26 @@ DONE = b"data: [DONE]\n\n"
 
 
 class Started:
-    """A relay on a started sink, with what it was told to stop."""
+    """A relay on a started sink, and the source that it reads from."""
 
     def __init__(self, *, shows_usage: bool = False, is_framed: bool = True) -> None:
         self.sink = MemorySink(is_framed=is_framed)
         self.sink.is_started = True
-        self.stops = 0
-        self.relay = Relay(self.sink, shows_usage=shows_usage, stop=self._stop)
+        self.last = self.previous = b""
+        self.aborts = 0
+        self.relay = Relay(self.sink, self, shows_usage=shows_usage)
 
-    def _stop(self) -> None:
-        self.stops += 1
+    def abort(self) -> None:
+        self.aborts += 1
 
     def feed(self, mode: str, *pieces: bytes) -> None:
         for piece in pieces:
+            framed = chunk(piece) if mode == "frames" else piece
+            self.previous, self.last = self.last, framed
             if mode == "frames":
-                self.relay.frames(chunk(piece))
+                self.relay.frames(framed)
             else:
-                self.relay.payload(piece)
+                self.relay.payload(framed)
 
 
 @pytest.mark.parametrize("mode", ["frames", "payload"])
@@ -61,7 +64,8 @@ def test_usage_in_an_event_that_says_more_is_taken_out_of_it(mode: str) -> None:
 
 def test_usage_among_other_events_of_one_piece_is_found() -> None:
     made = Started()
-    made.relay.frames(chunk(TOKEN + FINISH) + chunk(USAGE + DONE))
+    made.last = chunk(TOKEN + FINISH) + chunk(USAGE + DONE)
+    made.relay.frames(made.last)
     assert made.relay.usage == Usage(5, 2)
     assert made.sink.payload == TOKEN + FINISH + DONE
     assert made.relay.has_finished
@@ -115,5 +119,12 @@ def test_an_error_that_the_pod_reports_is_known() -> None:
 def test_an_event_out_of_bounds_stops_the_attempt() -> None:
     made = Started()
     made.relay.payload(b"data: " + b"x" * (9 * 1024 * 1024))
-    assert made.stops == 1
+    assert made.aborts == 1
     assert "more than" in made.relay.overflow
+
+
+@pytest.mark.parametrize("mode", ["frames", "payload"])
+def test_events_are_counted_however_many_come_at_once(mode: str) -> None:
+    made = Started()
+    made.feed(mode, TOKEN, TOKEN + TOKEN + FINISH, DONE)
+    assert made.relay.events == 5
