@@ -1,13 +1,13 @@
 """The invariants, one class each, by their numbers; each looks at one history while it runs, and says what it saw.
 
-A checker is told what happens (`Checker`'s methods, all optional) and complains to `Complaints`; the loop stops at the first
-complaint. What it goes by is what was seen at the pods, at the clients and in admission's public states and answers, never the
-ledger's insides.
+A checker is told what happens (`Checker`'s methods, all optional) and complains to `Complaints`; the loop stops at
+the first complaint. What it goes by is what was seen at the pods, at the clients and in admission's public states
+and answers, never the ledger's insides.
 
- 1 budgets, in the books and at the pods · 2 what runs is held · 3 quiet means nothing is left · 4 a refusal charges nothing
- 5 settled is what was reported · 7 order inside a lane · 10 nobody waits past the deadline · 11 no room is idle beside a head
- 16 one end, whole events, at most `max_tokens` (15) · 18 a left call ends at once · 19 buffers are bounded · 20 a draining pod
- gets nothing new
+1 budgets, in the books and at the pods · 2 what runs is held · 3 quiet means nothing is left · 4 a refusal charges
+nothing 5 settled is what was reported · 7 order inside a lane · 10 nobody waits past the deadline · 11 no room is
+idle beside a head 16 one end, whole events, at most `max_tokens` (15) · 18 a left call ends at once · 19 buffers
+are bounded · 20 a draining pod gets nothing new
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 import msgspec
 
 from backends.wire.transfer import HELD_BYTES_MAX
+from tenancy.accounts import Lease
 from tenancy.admission import Admission, Admitted, Answer, Decided, Queued, Refused, Ticket
 from tenancy.call import Call, Usage
-from tenancy.accounts import Lease
 from tenancy.policy import Policy
 from tests.simulation.clients import HIGH_WATER, Visit, heard
 from tests.simulation.model_pod import BLOCK_TOKENS, ModelPod, Work
@@ -162,8 +162,9 @@ class Budgets(Checker):
         self._calls[work.id] += 1
 
     def _at_pods(self, tenant: str) -> list[tuple[ModelPod, Work]]:
-        """What the tenant has at all pods. A call that moved on from a pod that may still run it is charged to both pods,
-        and once to its tenant and key."""
+        """What the tenant has at all pods. A call that moved on from a pod that may still run it is charged to both
+        pods, and once to its tenant and key.
+        """
         here = [(pod, work) for pod, work in self.scene.at_pods() if work.tenant == tenant]
         return list({work.id: (pod, work) for pod, work in here}.values())
 
@@ -309,8 +310,9 @@ class Deadlines(Checker):
 class NoIdleRoom(Checker):
     """11: a head that its own budget allows, and a ready pod has room for, does not wait, unless the room is kept.
 
-    Rooms are kept for heads that have been waiting for longer than `bypass`; since when a head has been one is not public, so
-    every entry that came so long ago counts. Budgets of keys are counted here; bytes of one pod that a tenant pays whole are not.
+    Rooms are kept for heads that have been waiting for longer than `bypass`; since when a head has been one is not
+    public, so every entry that came so long ago counts. Budgets of keys are counted here; bytes of one pod that a
+    tenant pays whole are not.
     """
 
     def look(self) -> None:
@@ -371,7 +373,9 @@ class NoIdleRoom(Checker):
 
 
 class OneEnd(Checker):
-    """16 (and 15): a stream has one end and nothing after it, whole events in order, and no more tokens than were asked for."""
+    """16 (and 15): a stream has one end and nothing after it, whole events in order, and no more tokens than were
+    asked for.
+    """
 
     def ended(self, visit: Visit) -> None:
         answer = heard(bytes(visit.transport.written))
@@ -410,7 +414,9 @@ class OneEnd(Checker):
 
 
 class GoneIsGone(Checker):
-    """18: soon after a client left, its exchange is over, its pod has heard of it, and nothing is asked for it any more."""
+    """18: soon after a client left, its exchange is over, its pod has heard of it, and nothing is asked for it any
+    more.
+    """
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
@@ -452,11 +458,15 @@ class Drained(Checker):
 
     def __init__(self, scene: Scene) -> None:
         super().__init__(scene)
-        self.drained: dict[str, float] = {}
+        self._drained: dict[str, float] = {}
+
+    def drains(self, pod: str) -> None:
+        """From now on."""
+        self._drained.setdefault(pod, self.scene.clock())
 
     def granted(self, lease: Lease, ticket: Ticket | None) -> None:
-        if lease.pod in self.drained:
-            self.complain("20", f"{lease!r} was granted on a pod that drains since {self.drained[lease.pod]:.3f}")
+        if lease.pod in self._drained:
+            self.complain("20", f"{lease!r} was granted on a pod that drains since {self._drained[lease.pod]:.3f}")
 
 
 ALL: tuple[type[Checker], ...] = (

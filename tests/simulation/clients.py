@@ -1,7 +1,7 @@
 """A client of the simulation: its side of the connection, its patience, and the moment at which it leaves.
 
-What it gets goes through the production sink and outlet, into a transport that fills up as slowly as the client reads. It keeps
-every byte, and takes them apart as strictly as HTTP and server-sent events allow.
+What it gets goes through the production sink and outlet, into a transport that fills up as slowly as the client
+reads. It keeps every byte, and takes them apart as strictly as HTTP and server-sent events allow.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ SIP_SECONDS = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Departure:
-    """When a client leaves: at a time, or at its exchange's suspension number `suspension` (from 1), in one of its windows.
+    """When a client leaves: at a time, or at its exchange's suspension number `suspension` (from 1), in one of its
+    windows.
 
     suspended: in the turn after it · unwoken: its result is there, and the task has not been woken yet
     """

@@ -1,12 +1,12 @@
 """An event loop in virtual time: when nothing is ready, the clock jumps to the next timer.
 
-It is asyncio's own loop, with a selector that knows no files: tasks, futures, timers and their order within a turn are the real
-ones, and a minute takes milliseconds. Three things make it an instrument for finding races:
+It is asyncio's own loop, with a selector that knows no files: tasks, futures, timers and their order within a turn
+are the real ones, and a minute takes milliseconds. Three things make it an instrument for finding races:
 
-* Timers that fall due together run in an order that the seed draws. Asyncio promises none (its heap is not stable), and sockets
-  that become readable together promise none either.
-* What cannot happen by itself is an error: a wait with no timer behind it, more time or turns than a history may take, a thread,
-  a real socket. Anything told to the exception handler is kept in `faults`.
+* Timers that fall due together run in an order that the seed draws. Asyncio promises none (its heap is not stable),
+  and sockets that become readable together promise none either.
+* What cannot happen by itself is an error: a wait with no timer behind it, more time or turns than a history may
+  take, a thread, a real socket. Anything told to the exception handler is kept in `faults`.
 * `watch` is called after each turn, so that invariants are looked at in every state that code can see.
 """
 
@@ -21,7 +21,9 @@ from typing import Any
 MOST_SECONDS = 3600.0
 MOST_TURNS = 2_000_000
 _TIE = 1e-10
-"""Timers are put off by less than this; the loop runs what is due within its resolution, ten times as much, in one turn."""
+"""Timers are put off by less than this; the loop runs what is due within its resolution, ten times as much, in one
+turn.
+"""
 
 
 class OutOfBounds(Exception):
@@ -45,7 +47,9 @@ class _NoFiles:
 
 
 class VirtualLoop(base_events.BaseEventLoop):
-    """One history's loop; `random` breaks ties between timers. `turns` counts what it has done, `faults` what went wrong."""
+    """One history's loop; `random` breaks ties between timers. `turns` counts what it has done, `faults` what went
+    wrong.
+    """
 
     def __init__(self, random: Random, *, start_at: float = 1000.0) -> None:
         super().__init__()
@@ -76,7 +80,7 @@ class VirtualLoop(base_events.BaseEventLoop):
         timer = super().call_at(when + self._tie() * _TIE, callback, *args, context=context)
         self._set[timer] = None
         if len(self._set) > 1000:
-            self._set = {timer: None for timer in self.timers}
+            self._set = dict.fromkeys(self.timers)
         return timer
 
     @property
@@ -84,8 +88,8 @@ class VirtualLoop(base_events.BaseEventLoop):
         """Timers that are set and not due yet."""
         return [timer for timer in self._set if not timer.cancelled() and timer.when() > self._now + 2 * _TIE]
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
-        raise OutOfBounds(f"a thread in virtual time: {func!r}")
+    def run_in_executor(self, *asked: Any) -> Any:  # type: ignore[override]
+        raise OutOfBounds(f"a thread in virtual time: {asked[1]!r}")
 
     async def create_connection(self, *args: Any, **options: Any) -> Any:
         raise OutOfBounds("a real socket in virtual time: connect through the seam")

@@ -1,8 +1,9 @@
 """A pod in memory: it speaks HTTP/1.1 and server-sent events as vLLM does, and counts what it really holds.
 
-It trusts nobody: who a request is of and how long its prompt is stand in the request itself, so its counts are a second opinion
-on the gateway's. A request is on its books from the moment its last byte is read until the pod has let go of it, whether anybody
-still listens or not; waiting for a slot counts, too. It misbehaves as its `Conduct` says, drawn anew for each request.
+It trusts nobody: who a request is of and how long its prompt is stand in the request itself, so its counts are a
+second opinion on the gateway's. A request is on its books from the moment its last byte is read until the pod has
+let go of it, whether anybody still listens or not; waiting for a slot counts, too. It misbehaves as its `Conduct`
+says, drawn anew for each request.
 """
 
 from __future__ import annotations
@@ -32,9 +33,10 @@ FRAMINGS = ("plain", "merged", "ragged", "unframed")
 class Conduct:
     """What one request meets. `at` counts tokens, or bytes where it breaks at a byte.
 
-    good · status (`at` is it) · reset (the pod breaks at a byte, and has let go) · cut (the network breaks at a byte, the pod
-    learns of it as of any disconnect) · stall · unfinished (ends in order, without a finish) · close (ends early) · error (an error
-    event) · no_done (a finish, and no `[DONE]`) · drops (good, then closes without having said so) · pings (comments first)
+    good · status (`at` is it) · reset (the pod breaks at a byte, and has let go) · cut (the network breaks at a
+    byte, the pod learns of it as of any disconnect) · stall · unfinished (ends in order, without a finish) · close
+    (ends early) · error (an error event) · no_done (a finish, and no `[DONE]`) · drops (good, then closes without
+    having said so) · pings (comments first)
 
     A pod that is left goes on for `lingers` seconds.
     """
@@ -95,7 +97,9 @@ class Size:
 
 @dataclass(eq=False)
 class ModelPod:
-    """One pod. `conduct` tells how it treats the request of that id; `tells` is false for one that publishes nothing."""
+    """One pod. `conduct` tells how it treats the request of that id; `tells` is false for one that publishes
+    nothing.
+    """
 
     name: str
     url: str

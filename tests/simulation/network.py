@@ -1,7 +1,8 @@
 """Connections in memory, in virtual time: latency, order, splits at random places, pauses, closes and resets.
 
-Each direction of a connection keeps its order, as TCP does, and nothing else: pieces are cut and delayed at random, connections
-overtake each other, and what was sent before a reset may be lost. While one side does not read, what comes waits, the end too.
+Each direction of a connection keeps its order, as TCP does, and nothing else: pieces are cut and delayed at random,
+connections overtake each other, and what was sent before a reset may be lost. While one side does not read, what
+comes waits, the end too.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -19,7 +21,9 @@ GRID_SECONDS = 0.001
 
 @dataclass(frozen=True, slots=True)
 class Weather:
-    """How the network behaves: latencies are drawn between the two, in steps of the grid; `splits` is how often a write is cut."""
+    """How the network behaves: latencies are drawn between the two, in steps of the grid; `splits` is how often a
+    write is cut.
+    """
 
     least_steps: int = 0
     most_steps: int = 3
@@ -57,7 +61,7 @@ class End(asyncio.Transport):
         while len(whole) > 1 and random.random() < self._weather.splits:
             cuts.append(random.randrange(1, len(whole)))
         cuts.sort()
-        for begin, end in zip(cuts, cuts[1:], strict=False):
+        for begin, end in pairwise(cuts):
             if end > begin:
                 self.peer.expect(whole[begin:end])
 

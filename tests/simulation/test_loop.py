@@ -29,7 +29,7 @@ def test_a_wait_that_nothing_can_end_is_an_error(loop: VirtualLoop) -> None:
 
 def test_a_history_that_does_not_end_is_an_error(loop: VirtualLoop) -> None:
     async def forever() -> None:
-        while True:
+        while True:  # noqa: ASYNC110 – that it never ends is the point
             await asyncio.sleep(100)
 
     with pytest.raises(OutOfBounds, match="not over"):

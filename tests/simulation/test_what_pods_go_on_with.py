@@ -1,7 +1,7 @@
 """What a pod goes on with although its call has left it stays charged, so that the budget holds at the pod, too.
 
-Each of these shows one way in which a lease is given back too early, by one more call of `acme` (budget: one) that is at the pod
-beside the one that lingers there.
+Each of these shows one way in which a lease is given back too early, by one more call of `acme` (budget: one) that
+is at the pod beside the one that lingers there.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ LEAVES = replace(guest(0.2, length=20), departure=Departure(at=0.3))
 
 
 def among(*others: Guest, conducts: dict[str, Conduct] | None = None, weather: Weather = STILL, seed: int = 1) -> None:
-    """`acme` leaves a call at 0.3 s at which the pod goes on until 1.8 s, and asks again at 0.7 s; `others` are there too."""
+    """`acme` leaves a call at 0.3 s at which the pod goes on until 1.8 s, and asks again at 0.7 s; `others` are
+    there too.
+    """
     guests = [LEAVES, *others, guest(0.7)]
     known = {"acme/main/0": LINGERS, **(conducts or {})}
     live(seed, scene(guests, concurrency={"acme": 1, "beta": 9}, conducts=known, weather=weather))

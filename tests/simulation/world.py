@@ -1,16 +1,18 @@
 """One seed, one history: tenants, pods and clients of one gateway, whose production code runs in virtual time.
 
-Real are admission with ledger and queue, `Admit`, `Exchange`, `Attempts`, the relay, the sinks, the wire with its pools, fleet,
-choice and closing, joined as `gateway.assembly` joins them. Played are the pods, the network, the probes (they ask the model pods
-for their true numbers, as `backends.health` would, with latency both ways) and the clients.
+Real are admission with ledger and queue, `Admit`, `Exchange`, `Attempts`, the relay, the sinks, the wire with its
+pools, fleet, choice and closing, joined as `gateway.assembly` joins them. Played are the pods, the network, the
+probes (they ask the model pods for their true numbers, as `backends.health` would, with latency both ways) and the
+clients.
 
-What a history is made of is a `Script`, drawn from the seed before anything runs, so that a test can change one thing of it.
+What a history is made of is a `Script`, drawn from the seed before anything runs, so that a test can change one
+thing of it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any, TypeVar
@@ -25,8 +27,8 @@ from gateway.admit import Admit
 from gateway.attempts import Attempts
 from gateway.exchange import Exchange
 from gateway.stream.pulse import Pulse
-from tenancy.call import Call, Kind, Usage
 from tenancy.accounts import Lease
+from tenancy.call import Call, Kind, Usage
 from tenancy.policy import (
     BreakerSettings,
     Budget,
@@ -102,7 +104,7 @@ class Script:
     conducts: Callable[[Random, str, str], Conduct] = lambda _random, _pod, _call: Conduct()
     """How a pod treats a request, by the pod's name and the call's id."""
     blind: frozenset[str] = frozenset()
-    weather: Weather = Weather()
+    weather: Weather = field(default_factory=Weather)
 
 
 @dataclass
@@ -201,7 +203,7 @@ class World:
         for visit in self.visits:
             assert visit.task is not None
             await asyncio.wait([visit.task])
-        while any(self.closing.is_open(name) for name in self.pods):
+        while any(self.closing.is_open(name) for name in self.pods):  # noqa: ASYNC110 – nobody tells when it is over
             await asyncio.sleep(0.1)
         self._checker(checkers.Settled, lambda checker: checker.check())
         await asyncio.sleep(max(8.0, self.script.policy.queue.timeout_seconds + 1))
@@ -312,7 +314,11 @@ class World:
 
     def _left(self, visit: Visit) -> None:
         self.note(f"{visit.call.id} leaves")
-        self.loop.call_later(checkers.LEAVING_SECONDS, lambda: [checker.left(visit) for checker in self.checkers])
+        self.loop.call_later(checkers.LEAVING_SECONDS, self._is_gone, visit)
+
+    def _is_gone(self, visit: Visit) -> None:
+        for checker in self.checkers:
+            checker.left(visit)
 
     # ---- pods
 
@@ -328,7 +334,7 @@ class World:
         name, pod = outage.pod, self.pods[outage.pod]
         if outage.seconds is None:
             self.note(f"{name} drains")
-            self._checker(checkers.Drained, lambda checker: checker.drained.setdefault(name, self.loop.time()))  # type: ignore[arg-type,return-value]
+            self._checker(checkers.Drained, lambda checker: checker.drains(name))
             self.fleet.drain(name)
         elif outage.is_silent:
             self.network.silence(pod.url, True)
