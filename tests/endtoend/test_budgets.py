@@ -250,7 +250,9 @@ tenants:
                 asyncio.create_task(call(client, KEYS["lent"], body(text, tokens=sizes[size], user=size)))
                 for text, size in calls
             ]
-            held = await _settled_bytes(pod)
+            await _all_arrived(running, len(calls))
+            admitted = int(await running.metric("penstock_tenant_concurrency_held", tenant="lent"))
+            held = await _stalled_bytes(pod, sizes, admitted)
             reserved = await running.metric("penstock_tenant_gpu_memory_reserved_bytes", tenant="lent")
             assert reserved <= limit, SEED
             assert held <= limit, SEED
@@ -272,12 +274,25 @@ tenants:
             assert limit / 2 < most <= limit, (SEED, most, limit)
 
 
-async def _settled_bytes(pod: PodProcess) -> int:
-    """The bytes that the tenant holds at the pod once every running call has stalled: no more tokens come."""
-    tokens = -1
-    while True:
-        rows = await pod.counters()
-        if rows["all"]["running"] and rows["all"]["tokens"] == tokens:
-            return int(rows["tenants"]["lent"]["kv_bytes"])
-        tokens = rows["all"]["tokens"]
-        await asyncio.sleep(0.2)  # a hundred times the gap between two tokens
+async def _all_arrived(running: Running, calls: int) -> None:
+    """Until every call is admitted or waits, so that no more will be admitted while nothing ends."""
+    async with asyncio.timeout(30):
+        while True:
+            held = await running.metric("penstock_tenant_concurrency_held", tenant="lent")
+            if held + await running.metric("penstock_tenant_queued", tenant="lent") == calls:
+                return
+
+
+async def _stalled_bytes(pod: PodProcess, sizes: dict[str, int], admitted: int) -> int:
+    """The bytes that the tenant holds at the pod once each of the admitted calls has all its tokens but the last."""
+
+    def have_stalled(rows: dict[str, Any]) -> bool:
+        users = rows["users"]
+        return rows["all"]["running"] == admitted and all(
+            users[size]["tokens"] == users[size]["running"] * (tokens - 1)
+            for size, tokens in sizes.items()
+            if size in users
+        )
+
+    rows = await pod.until(have_stalled, seconds=60)
+    return int(rows["tenants"]["lent"]["kv_bytes"])

@@ -74,7 +74,7 @@ class VirtualLoop(base_events.BaseEventLoop):
             if self._now > self._end_at:
                 raise OutOfBounds(f"the history is not over after {MOST_SECONDS:g} s")
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Callable[..., object], *args: Any, context: Any = None
     ) -> asyncio.TimerHandle:
         timer = super().call_at(when + self._tie() * _TIE, callback, *args, context=context)
