@@ -24,7 +24,7 @@ Pure: no clock, no I/O. The cost of `sent`, `first_byte` and `ended` does not de
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -59,6 +59,16 @@ class _Left(Generic[T]):
     left_at: float
     judged_from: float
     parts: int
+    alike: Hashable
+    guessed_at: float | None = None
+    """Since when it would be gone if those that were left first were gone first."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    asked_at: float
+    busy: int
+    surely: tuple[_Attempt, ...]
 
 
 @dataclass(slots=True)
@@ -73,6 +83,8 @@ class _AtPod(Generic[T]):
     """When the last reading that tells how busy the pod is was asked for."""
     has_others: bool = False
     clean_readings: int = 0
+    before: _Verdict | None = None
+    """The reading before, whose attempts have had until now to show that they had ended when it was taken."""
 
     def expires_at(self, left: _Left[T]) -> float:
         """When the fallback lets `left` go: a pod that goes on telling puts it off."""
@@ -118,9 +130,10 @@ class Closing(Generic[T]):
 
     # ---- what was left
 
-    def left(self, pod: str, lease: T, now: float, *, attempt: Hashable = None) -> float:
+    def left(self, pod: str, lease: T, now: float, *, attempt: Hashable = None, alike: Hashable = None) -> float:
         """Hold `lease` until `pod` lets go of it; `attempt`, where given, ran on it and ends with this.
 
+        Leases with the same `alike` hold the same of the same accounts: which of them goes first makes no difference.
         Gives the time from which on a reading may let it go.
         """
         at = self._pods.get(pod)
@@ -128,7 +141,7 @@ class Closing(Generic[T]):
             at = self._pods[pod] = _AtPod()
         ran = at.attempts.pop(attempt, None)
         judged_from = now if ran is None or ran.seen_at is not None else max(now, ran.sent_at + SETTLE_SECONDS)
-        at.left.append(_Left(lease, now, judged_from, 1 if ran is None else ran.parts))
+        at.left.append(_Left(lease, now, judged_from, 1 if ran is None else ran.parts, alike))
         self._open[pod] = at
         return judged_from
 
@@ -145,9 +158,14 @@ class Closing(Generic[T]):
         at.told_at = reading.asked_at
         _prune(at, now)
         self._look_for_others(at, busy)
-        surely = sum(attempt.is_surely_there(reading.asked_at) for attempt in at.attempts.values())
-        judged = [left for left in at.left if left.judged_from < reading.asked_at]
-        gone = judged[: max(len(judged) - max(busy - surely, 0), 0)]
+        before = at.before
+        surely = tuple(attempt for attempt in at.attempts.values() if attempt.is_surely_there(reading.asked_at))
+        at.before = _Verdict(reading.asked_at, busy, surely)
+        gone = _gone(at, reading.asked_at, busy, now)
+        if before is not None:
+            still = {id(attempt) for attempt in at.attempts.values() if not attempt.is_held_back}
+            there = sum(id(attempt) in still for attempt in before.surely)
+            gone = max(gone, _gone(at, before.asked_at, max(before.busy - there, 0), now), key=len)
         return self._let_go(pod, at, gone, now)
 
     def expire(self, now: float) -> list[T]:
@@ -191,6 +209,28 @@ class Closing(Generic[T]):
         elif at.has_others:
             at.clean_readings += 1
             at.has_others = at.clean_readings < CLEAN_READINGS
+
+
+def _gone(at: _AtPod[T], asked_at: float, running: int, now: float) -> list[_Left[T]]:
+    """Those let go, if of all that were left before `asked_at` at most `running` still run.
+
+    Which ones run cannot be seen. So of those that are alike as many are gone as must be, whichever they are;
+    beyond that the oldest, when they have been the likeliest for `FALLBACK_SECONDS`.
+    """
+    judged = [left for left in at.left if left.judged_from < asked_at]
+    certain = Counter({alike: count - running for alike, count in Counter(left.alike for left in judged).items()})
+    gone = []
+    for number, left in enumerate(judged):
+        if certain[left.alike] > 0:
+            certain[left.alike] -= 1
+            gone.append(left)
+        elif number >= len(judged) - running:
+            left.guessed_at = None
+        elif left.guessed_at is None:
+            left.guessed_at = now
+        elif left.guessed_at + FALLBACK_SECONDS <= now:
+            gone.append(left)
+    return gone
 
 
 def _prune(at: _AtPod[T], now: float) -> None:

@@ -27,6 +27,12 @@ class Ending(Enum):
     EJECTED = "ejected"  # the fleet took the pod out
 
 
+# A connection that broke says nothing of the work behind it: a path may be cut while the pod runs on.
+_UNHEARD = frozenset(
+    {Ending.LEFT, Ending.FIRST_BYTE_TIMEOUT, Ending.STALLED, Ending.EJECTED, Ending.RESET, Ending.MALFORMED}
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """The end of one attempt. `status` is the pod's HTTP status where a head came; `detail` is for logs, one line."""
@@ -51,7 +57,7 @@ class Outcome:
     @property
     def may_still_run(self) -> bool:
         """Whether the pod may go on with the work although we stopped listening."""
-        return self.ending in {Ending.LEFT, Ending.FIRST_BYTE_TIMEOUT, Ending.STALLED, Ending.EJECTED}
+        return self.ending in _UNHEARD
 
     @property
     def blames_pod(self) -> bool:

@@ -75,7 +75,7 @@ class Gateway:
             on_unready=self.fleet.failed,
             on_exit=self._pod_exited,
         )
-        self.attempts = Attempts(self.fleet, self.closing, loop, connect_pool=self._pool, poke=self.health.poke)
+        self.attempts = Attempts(self.fleet, self.closing, loop, connect_pool=self._pool, poke=self._left_behind)
         streams = policy.streams
         pulse = Pulse(
             min(1.0, streams.heartbeat_seconds / 3, max(policy.queue.head_after_seconds / 3, 0.01)),
@@ -235,6 +235,10 @@ class Gateway:
     def _ejected(self, names: Collection[str], reason: str) -> None:
         for name in names:
             self.attempts.cut(name, reason)
+
+    def _left_behind(self, name: str) -> None:
+        self.health.poke(name)
+        self._watch_closing()
 
     def _read(self, name: str, reading: Reading) -> None:
         self.admit.let_go(self.closing.read(name, reading, self._loop.time()))

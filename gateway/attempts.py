@@ -8,7 +8,7 @@ Whether there is another one is the exchange's decision. What the attempt may le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from itertools import count
 
@@ -92,7 +92,16 @@ class Attempts:
         transfer = self._pool(lease.pod, pod.url).send(request, frames=call.streamed and sink.is_framed)
         open_here = self._open.setdefault(lease.pod, {})
         open_here[number] = transfer
-        self._closing.sent(lease.pod, number, self._loop.time(), parts=_parts(call))
+
+        def carried(is_carried: bool) -> None:
+            if is_carried:
+                self._closing.sent(lease.pod, number, self._loop.time(), parts=_parts(call))
+            else:
+                self._closing.ended(lease.pod, number, self._loop.time())
+
+        transfer.on_carried = carried
+        if transfer.is_sent:
+            carried(True)
         leaving.undo_with(transfer.abort)
         try:
             attempt = await self._answer(call, lease, transfer, sink, head, number)
@@ -110,7 +119,7 @@ class Attempts:
     def leave_behind(self, lease: Lease, attempt: Attempt) -> None:
         """Hold `lease` as closing until the attempt's pod has let go of it."""
         now = self._loop.time()
-        told_from = self._closing.left(attempt.pod, lease, now, attempt=attempt.number)
+        told_from = self._closing.left(attempt.pod, lease, now, attempt=attempt.number, alike=_alike(lease))
         self._poke(attempt.pod)
         if told_from > now:  # it left so early that the pod may not have seen it yet: ask again as soon as that is over
             self._loop.call_at(told_from + _JUST_AFTER_SECONDS, self._poke, attempt.pod)
@@ -126,20 +135,27 @@ class Attempts:
         if not opened.is_stream or not 200 <= opened.status < 300:
             attempt = await self._collect(lease.pod, opened, transfer)
         elif call.streamed:
-            attempt = await self._relay(call, lease, opened, transfer, sink, head)
+            attempt = await self._relay(call, lease, opened, transfer, sink, head, number)
         else:
             attempt = await self._assemble(call.kind, lease.pod, opened, transfer)
         attempt.first_at = first_at
         return attempt
 
     async def _relay(
-        self, call: Call, lease: Lease, opened: Head, transfer: Transfer, sink: Sink, head: Callable[[str], Headers]
+        self,
+        call: Call,
+        lease: Lease,
+        opened: Head,
+        transfer: Transfer,
+        sink: Sink,
+        head: Callable[[str], Headers],
+        number: int,
     ) -> Attempt:
         headers = head(lease.pod)
         if not sink.is_started:
             await sink.start(200, headers)
         relay = Relay(sink, transfer, shows_usage=call.wants_usage)
-        sink.follow(transfer)
+        sink.follow(_Slowed(transfer, lambda is_held_back: self._closing.held_back(lease.pod, number, is_held_back)))
         outcome = await transfer.attach(relay)
         if relay.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, relay.overflow)
@@ -201,6 +217,11 @@ class Attempts:
             pool.close()
 
 
+def _alike(lease: Lease) -> Hashable:
+    """Leases of which it makes no difference which is given back first: they hold the same of the same accounts."""
+    return lease.call.tenant.name, lease.call.key.name, lease.need
+
+
 def _parts(call: Call) -> int:
     """As how many requests a pod may count the call: it takes separate prompts and outputs one by one."""
     return call.messages if call.kind is Kind.EMBEDDING else call.sequences
@@ -210,3 +231,19 @@ def _retry_after(head: Head) -> float | None:
     """The pod's Retry-After in seconds, where it is a number; a date is not worth a parser here."""
     value = head.get(b"retry-after")
     return float(value) if value is not None and value.isdigit() else None
+
+
+class _Slowed:
+    """The flow of a relayed transfer: while the client is slow, `closing` is told that the pod's end may go unseen."""
+
+    def __init__(self, transfer: Transfer, held_back: Callable[[bool], None]) -> None:
+        self._transfer = transfer
+        self._held_back = held_back
+
+    def pause(self) -> None:
+        self._held_back(True)
+        self._transfer.pause()
+
+    def resume(self) -> None:
+        self._held_back(False)
+        self._transfer.resume()

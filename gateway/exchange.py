@@ -159,6 +159,7 @@ class Exchange:
                 passage.sink.write_event(b"data: " + attempt.body.replace(b"\n", b" ") + b"\n\n")
                 await passage.sink.end()
             else:
+                self._pulse.part(passage)  # a heartbeat must not get into a whole answer that waits for its reader
                 await passage.sink.answer(attempt.status, headers, attempt.body)
         else:
             await self._refuse(passage, _pod_fault(outcome, passage.record.attempts))
@@ -171,6 +172,7 @@ class Exchange:
             passage.sink.write_event(fault.event())
             await passage.sink.end()
         else:
+            self._pulse.part(passage)
             await passage.sink.answer(fault.status, [*passage.common(), *fault.headers()], fault.body())
 
     async def _give_up(self, passage: Passage) -> None:

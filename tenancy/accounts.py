@@ -101,6 +101,7 @@ class Lease:
         "is_released",
         "is_settled",
         "left_behind",
+        "owed",
         "need",
         "owner_holds",
         "pod_hold",
@@ -123,6 +124,7 @@ class Lease:
         self.is_settled = False
         self.is_released = False
         self.left_behind: Lease | None = None
+        self.owed: Lease | None = None
 
     @property
     def pod(self) -> str:

@@ -182,6 +182,8 @@ class Ledger:
             behind = Lease(self._leases, lease.call, lease.need, lease.host, lease.granted_at)
             behind.is_closing = behind.is_settled = True
             behind.pod_hold = hold
+            behind.owed = lease.owed
+            lease.owed = behind
             self._take(behind, hold, now)
             lease.host.closing += 1
             lease.left_behind = behind
@@ -215,8 +217,17 @@ class Ledger:
             self._give_back(lease, lease.pod_hold, now)
             if lease.is_closing:
                 lease.host.closing -= 1
-        for hold in lease.owner_holds:
-            self._give_back(lease, hold, now)
+        heir = lease.owed
+        while heir is not None and heir.is_released:
+            heir = heir.owed
+        if heir is None:
+            for hold in lease.owner_holds:
+                self._give_back(lease, hold, now)
+        else:  # the call is over, and a pod may still run it: its tenant and key pay until that one has let go, too
+            heir.owner_holds, lease.owner_holds = lease.owner_holds, ()
+            for account, _, _ in heir.owner_holds:
+                account.leases.pop(lease, None)
+                account.leases[heir] = None
 
     def _rebook(self, lease: Lease, host: Host, owners: tuple[Owner, ...]) -> None:
         for account, held, slots in lease.owner_holds:

@@ -95,6 +95,7 @@ class Transfer:
         "_timer",
         "first_byte_at",
         "is_sent",
+        "on_carried",
         "last",
         "opened",
         "pieces",
@@ -108,6 +109,7 @@ class Transfer:
         self.started_at = clock()
         self.first_byte_at: float | None = None
         self.is_sent = False
+        self.on_carried: Callable[[bool], None] = _nobody
         self.reused = False
         self.pieces = 0
         self.last = self.previous = b""
@@ -204,6 +206,7 @@ class Transfer:
         self._dialling = None
         self._carrier = carrier
         self.is_sent = True
+        self.on_carried(True)
         self.reused = reused
         self._set_timer(self._timeouts.first_byte, self._first_byte_timed_out)
         self._settle_reading()
@@ -211,6 +214,7 @@ class Transfer:
     def uncarry(self) -> None:
         """The connection is gone, and this transfer will be sent again."""
         self._carrier = None
+        self.on_carried(False)
 
     def begin(self, head: Head) -> None:
         """The final head has come."""
@@ -310,3 +314,7 @@ class Transfer:
         else:
             self._quiet_ticks += 1
         self._set_timer(self._timeouts.stall / STALL_TICKS, self._tick)
+
+
+def _nobody(is_carried: bool) -> None:
+    """Who is told of a transfer that nobody watches."""

@@ -83,8 +83,8 @@ class Assembled:
                 content = data_of(event)
                 if content is not None:
                     self._take(content)
-        except (ValueError, RecursionError) as fault:
-            self.overflow = f"an event that is not JSON: {fault}"
+        except (ValueError, TypeError, AttributeError, RecursionError) as fault:
+            self.overflow = f"an event that is no piece of an answer: {fault}"
             self._stop()
 
     def _take(self, data: bytes) -> None:
@@ -110,7 +110,7 @@ class Assembled:
         }
 
     def _add(self, piece: dict[str, Any]) -> None:
-        index = piece.get("index", 0)
+        index = int(piece.get("index", 0))
         choice = self._choices.setdefault(index, {"index": index, "finish_reason": None})
         if piece.get("finish_reason") is not None:
             choice["finish_reason"] = piece["finish_reason"]

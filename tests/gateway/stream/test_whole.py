@@ -3,6 +3,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import pytest
+
 from gateway.stream.whole import Assembled
 from tenancy.call import Kind, Usage
 
@@ -96,9 +98,21 @@ def test_an_error_event_is_known() -> None:
     assert assembled(Kind.CHAT, chat({"content": "Hel"}), {"error": {"message": "broke"}}, done=False).has_error
 
 
-def test_what_is_not_json_stops_the_attempt() -> None:
+@pytest.mark.parametrize(
+    "event",
+    [
+        b"{not json}",
+        b"5",
+        b'{"choices":5}',
+        b'{"choices":[null]}',
+        b'{"choices":[{"delta":5}]}',
+        b'{"choices":[{"index":[],"delta":{}}]}',
+        b'{"choices":[{"delta":{"tool_calls":[5,{"index":0}]}}]}',
+    ],
+)
+def test_what_is_no_piece_of_an_answer_stops_the_attempt(event: bytes) -> None:
     stopped: list[bool] = []
     whole = Assembled(Kind.CHAT, stop=lambda: stopped.append(True))
-    whole.payload(b"data: {not json}\n\n")
+    whole.payload(b"data: " + event + b"\n\n")
     assert stopped == [True]
-    assert "not JSON" in whole.overflow
+    assert "no piece of an answer" in whole.overflow
