@@ -5,15 +5,26 @@ keeps the slot and the KV memory for minutes. If the ledger gave the lease back 
 the budget allows. So the lease stays charged until the pod has shown that it let go, and this module decides when that
 is:
 
-    a reading asked for after the leaving shows no more requests, running and waiting, than attempts that surely are
-    there.
+    a reading shows how many requests the pod has, running and waiting; those that surely are attempts still open are
+    taken off, and of all that was left before the reading was asked for at most as many as remain still run.
 
-Everything that is not sure errs towards holding. An attempt counts as surely there if its first byte came before the
-reading was asked for, or if it was sent `SETTLE_SECONDS` before the reading was asked for (one just on its way would
-otherwise hide one that is closing), and if it is still open when the reading is taken. One whose bytes we leave unread
-counts as perhaps finished. A leaving before the first byte is judged only by readings asked for as long after the
-sending: its request may not have arrived yet. If a reading shows k requests more than surely ours, at most k of the m
-that were left still run, and the m - k oldest are let go.
+Everything that is not sure errs towards holding:
+
+- An attempt is surely there only if its first byte came before the reading was asked for, or if it was sent
+  `SETTLE_SECONDS` before: one just on its way would otherwise hide one that is closing.
+- Its end may be on its way to us when the reading is made. So attempts are taken off a reading only when the next one
+  is taken, and only those that are still open then: an end travels no longer than a reading does. A reading by
+  itself takes off nothing; one that shows nothing at all lets everything go at once.
+- One whose bytes we leave unread may have finished long ago, and is not taken off; nor is it a reading earlier when its
+  bytes are read again.
+- A leaving before the first byte is judged only by readings asked for `SETTLE_SECONDS` after the sending: its request
+  may not have arrived yet.
+- Of m that were left and k that still run, m - k are let go, but which cannot be seen. Among leases that are alike, so
+  that giving back one is as good as another, as many are gone as exceed k, and those are let go at once. Else
+  the pod may still run what one tenant left early, while what another left later is over: giving back the oldest would
+  breach the one's budget. The m - k oldest are the likeliest all the same, and are let go when they have been so in
+  every reading for `FALLBACK_SECONDS`; an engine that ignores disconnects for longer, out of order, is the one case in
+  which a budget is exceeded at the pod, by what it holds so.
 
 Where the pod publishes no such number, where readings fail, or where other people's requests run there, too, nothing
 can be seen: then `FALLBACK_SECONDS` stand for it. Other people's traffic is seen when a reading shows more requests
@@ -26,7 +37,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
 from backends.engines.engine import Reading
@@ -61,7 +72,7 @@ class _Left(Generic[T]):
     parts: int
     alike: Hashable
     guessed_at: float | None = None
-    """Since when it would be gone if those that were left first were gone first."""
+    """Since when it is among those that are gone if what was left first is gone first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,15 +121,17 @@ class Closing(Generic[T]):
 
     def first_byte(self, pod: str, attempt: Hashable, now: float = float("inf")) -> None:
         """The pod has begun to answer it, at `now`; where that is not told, only the time since the sending counts."""
-        found = self._attempt(pod, attempt)
+        at = self._pods.get(pod)
+        found = None if at is None else at.attempts.get(attempt)
         if found is not None:
             found.seen_at = now
 
     def held_back(self, pod: str, attempt: Hashable, is_held_back: bool) -> None:
         """Its answer is left unread for now (back-pressure), or is read again: the pod may have finished meanwhile."""
-        found = self._attempt(pod, attempt)
-        if found is not None:
-            found.is_held_back = is_held_back
+        at = self._pods.get(pod)
+        found = None if at is None else at.attempts.get(attempt)
+        if at is not None and found is not None:
+            at.attempts[attempt] = replace(found, is_held_back=is_held_back)  # not the one that the reading before saw
 
     def ended(self, pod: str, attempt: Hashable, now: float) -> None:
         """Its answer came whole, or broke, or was left; one not known, of a pod that is gone, changes nothing."""
@@ -134,14 +147,16 @@ class Closing(Generic[T]):
         """Hold `lease` until `pod` lets go of it; `attempt`, where given, ran on it and ends with this.
 
         Leases with the same `alike` hold the same of the same accounts: which of them goes first makes no difference.
-        Gives the time from which on a reading may let it go.
+        Without one a lease is like no other. Gives the time from which on a reading may let it go.
         """
         at = self._pods.get(pod)
         if at is None:
             at = self._pods[pod] = _AtPod()
         ran = at.attempts.pop(attempt, None)
         judged_from = now if ran is None or ran.seen_at is not None else max(now, ran.sent_at + SETTLE_SECONDS)
-        at.left.append(_Left(lease, now, judged_from, 1 if ran is None else ran.parts, alike))
+        at.left.append(
+            _Left(lease, now, judged_from, 1 if ran is None else ran.parts, object() if alike is None else alike)
+        )
         self._open[pod] = at
         return judged_from
 
@@ -161,11 +176,12 @@ class Closing(Generic[T]):
         before = at.before
         surely = tuple(attempt for attempt in at.attempts.values() if attempt.is_surely_there(reading.asked_at))
         at.before = _Verdict(reading.asked_at, busy, surely)
-        gone = _gone(at, reading.asked_at, busy, now)
+        bounds = [(reading.asked_at, busy)]
         if before is not None:
             still = {id(attempt) for attempt in at.attempts.values() if not attempt.is_held_back}
             there = sum(id(attempt) in still for attempt in before.surely)
-            gone = max(gone, _gone(at, before.asked_at, max(before.busy - there, 0), now), key=len)
+            bounds.append((before.asked_at, max(before.busy - there, 0)))
+        gone = _gone(at.left, bounds, now)
         return self._let_go(pod, at, gone, now)
 
     def expire(self, now: float) -> list[T]:
@@ -187,10 +203,6 @@ class Closing(Generic[T]):
 
     # ---- within
 
-    def _attempt(self, pod: str, attempt: Hashable) -> _Attempt | None:
-        at = self._pods.get(pod)
-        return None if at is None else at.attempts.get(attempt)
-
     def _let_go(self, pod: str, at: _AtPod[T], gone: list[_Left[T]], now: float) -> list[T]:
         if gone:
             away = {id(left) for left in gone}
@@ -211,26 +223,29 @@ class Closing(Generic[T]):
             at.has_others = at.clean_readings < CLEAN_READINGS
 
 
-def _gone(at: _AtPod[T], asked_at: float, running: int, now: float) -> list[_Left[T]]:
-    """Those let go, if of all that were left before `asked_at` at most `running` still run.
-
-    Which ones run cannot be seen. So of those that are alike as many are gone as must be, whichever they are;
-    beyond that the oldest, when they have been the likeliest for `FALLBACK_SECONDS`.
-    """
-    judged = [left for left in at.left if left.judged_from < asked_at]
-    certain = Counter({alike: count - running for alike, count in Counter(left.alike for left in judged).items()})
-    gone = []
-    for number, left in enumerate(judged):
-        if certain[left.alike] > 0:
-            certain[left.alike] -= 1
-            gone.append(left)
-        elif number >= len(judged) - running:
+def _gone(lefts: list[_Left[T]], bounds: list[tuple[float, int]], now: float) -> list[_Left[T]]:
+    """Those let go, if of all that were left before a time at most so many still run, for each of `bounds`."""
+    certain: list[_Left[T]] = []
+    likely: set[int] = set()
+    for asked_at, running in bounds:
+        judged = [left for left in lefts if left.judged_from < asked_at]
+        over = Counter(left.alike for left in judged)
+        sure: list[_Left[T]] = []
+        for left in judged:
+            if over[left.alike] > running:
+                over[left.alike] -= 1
+                sure.append(left)
+        certain = max(certain, sure, key=len)
+        likely.update(id(left) for left in judged[: max(0, len(judged) - running)])
+    gone = {id(left) for left in certain}
+    for left in lefts:
+        if id(left) not in likely:
             left.guessed_at = None
         elif left.guessed_at is None:
             left.guessed_at = now
         elif left.guessed_at + FALLBACK_SECONDS <= now:
-            gone.append(left)
-    return gone
+            gone.add(id(left))
+    return [left for left in lefts if id(left) in gone]
 
 
 def _prune(at: _AtPod[T], now: float) -> None:

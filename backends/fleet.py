@@ -36,6 +36,9 @@ FAILING_AFTER_LATE_PROBES = 2
 DOWN_AFTER_SECONDS = 3.0
 """A pod that has failed every probe for so long is down: no call waits for it any more."""
 
+DOWN_AFTER_STARTS = 3
+"""A pod of ours that ended so often in a row before it could take calls is tried on, but no call waits for it."""
+
 
 class PodState(Enum):
     """Where a pod is in its life."""
@@ -100,6 +103,7 @@ class FleetPod:
     capacity: Capacity | None = None
     last_error: str = ""
     life: int = 0
+    failed_starts: int = 0
     failed_probes: int = 0
     failed_since: float | None = None
     failed_attempts: int = 0
@@ -108,6 +112,8 @@ class FleetPod:
     @property
     def is_coming(self) -> bool:
         """Whether a call may wait for it."""
+        if self.failed_starts >= DOWN_AFTER_STARTS:
+            return False
         if self.state is PodState.DOWN:
             return self.pod.is_supervised
         return self.state in {PodState.STARTING, PodState.FAILING}
@@ -220,7 +226,7 @@ class Fleet:
             return
         pod.failed_probes, pod.failed_since = 0, None
         if pod.state in {PodState.STARTING, PodState.FAILING, PodState.DOWN} and pod.url is not None:
-            pod.failed_attempts = 0
+            pod.failed_attempts = pod.failed_starts = 0
             pod.last_error = ""
             self._step(pod, PodState.READY)
 
@@ -257,6 +263,9 @@ class Fleet:
         pod.last_error = reason
         pod.life = next(self._lives)
         pod.reading = None
+        if pod.state in {PodState.STARTING, PodState.DOWN}:
+            pod.failed_starts += 1
+            self._changed()
         if pod.pod.is_supervised:
             pod.url = None
         if pod.state is PodState.DRAINING:

@@ -24,6 +24,7 @@ import httpx
 import yaml
 
 from tenancy.directory import hash_key
+from tenancy.units import format_duration, parse_duration
 
 DEMO = Path(__file__).resolve().parent
 ROOT = DEMO.parent
@@ -36,18 +37,28 @@ ASK_EVERY_SECONDS = 0.1
 QUIET_SECONDS = 2.0  # a start that takes longer says that it is still at it
 
 
+def say(text: str, end: str = "\n") -> None:
+    """Print at once. A terminal or pipe that has gone, such as `tee` after Ctrl-C, must not end what is under way."""
+    try:
+        print(text, end=end, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 class NotStarted(Exception):
     """Why the demo is not up, in words for the terminal."""
 
 
 @dataclass(frozen=True)
 class Demo:
-    """What the YAML says and the text shows: where the gateway listens, its first model, its tenants in order."""
+    """What the YAML says and the text shows: where the gateway listens, its first model, its tenants in order, how
+    long open streams may go on at the end."""
 
     host: str
     port: int
     model: str
     pods: int
+    drain_seconds: float
     budgets: dict[str, dict[str, Any]]
 
     @property
@@ -63,6 +74,7 @@ def read_demo(text: str) -> Demo:
         port=document["server"]["port"],
         model=document["models"][0]["name"],
         pods=len(document["pods"]),
+        drain_seconds=parse_duration(document["server"]["drainTimeout"]),
         budgets={tenant["name"]: tenant["budget"] for tenant in document["tenants"]},
     )
 
@@ -121,6 +133,7 @@ Or in Python (.venv/bin/python has the SDK):
       print(chunk.choices[0].delta.content or "", end="", flush=True)
 
 The budgets stand in {POLICY.relative_to(ROOT)}, the log in {LOG.relative_to(ROOT)}. Ctrl-C ends everything.
+`penstock` is .venv/bin/penstock here: `.venv/bin/penstock check --help`, and so on.
 """
 
 
@@ -191,7 +204,7 @@ async def show_waiting(began: float) -> None:
     await asyncio.sleep(QUIET_SECONDS)
     while True:
         line = f"Starting the gateway and its pods, {clock() - began:.0f} s so far (log: {LOG.relative_to(ROOT)}) ..."
-        print(f"\r{line}" if on_terminal else line, end="" if on_terminal else "\n", flush=True)
+        say(f"\r{line}" if on_terminal else line, end="" if on_terminal else "\n")
         await asyncio.sleep(1.0 if on_terminal else 5.0)
 
 
@@ -210,7 +223,7 @@ async def bring_up(demo: Demo, exited: asyncio.Task[Any], leaving: asyncio.Task[
     ready.cancel()
     waiting.cancel()
     if seconds > QUIET_SECONDS and sys.stdout.isatty():
-        print()
+        say("")
     if leaving.done():
         return None
     if exited.done():
@@ -234,31 +247,36 @@ async def run() -> int:
     try:
         seconds = await bring_up(demo, exited, leaving)
         if seconds is not None:
-            print(text_for(demo, keys, seconds), flush=True)
+            say(text_for(demo, keys, seconds))
             await first_of(exited, leaving)
         if not leaving.done():
             raise NotStarted(f"The gateway ended with exit status {exited.result()}. Its last words:\n{last_lines()}")
     finally:
-        await end(child, exited, signals)
+        await end(child, exited, signals, demo.drain_seconds)
     return 0 if exited.result() in (0, -signal.SIGTERM) else 1  # the latter: before it had its handlers
 
 
-async def end(child: asyncio.subprocess.Process, exited: asyncio.Task[Any], signals: asyncio.Queue[None]) -> None:
+async def end(
+    child: asyncio.subprocess.Process, exited: asyncio.Task[Any], signals: asyncio.Queue[None], drain_seconds: float
+) -> None:
     """SIGTERM to the gateway, which lets open streams finish; each further Ctrl-C sends one more, which ends it now."""
+    longest = format_duration(drain_seconds)
     if exited.done():
         return
     again = asyncio.create_task(signals.get())
     child.terminate()
     await first_of(exited, again, within=QUIET_SECONDS)
     if not exited.done() and not again.done():
-        print("Ending: open streams may finish; Ctrl-C again ends them now.", flush=True)
+        say(f"Ending: open streams may go on for {longest} at most; Ctrl-C again ends them now.")
         await first_of(exited, again)
+    was_patient = exited.done()
     while not exited.done():
         child.terminate()
         again = asyncio.create_task(signals.get())
         await first_of(exited, again)
     again.cancel()
-    print("Ended.", flush=True)
+    cut = f"Ended; streams that were still open after {longest} were cut (server.drainTimeout)."
+    say(cut if was_patient and exited.result() == 1 else "Ended.")
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ import os
 import re
 import secrets
 import time
+import traceback
 from collections.abc import Collection
 from dataclasses import replace
 from random import Random
@@ -44,6 +45,9 @@ from tenancy.policy import Pod, Policy
 # What a pod does not inherit: our own admin token, other pods' API keys. What it needs stands in its `env`.
 _CREDENTIAL = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
 
+_CUT_SECONDS = 1.0  # for the last words to open streams
+_AS_IT_SHOULD = frozenset({PodState.STARTING, PodState.READY, PodState.DRAINING, PodState.STOPPED})
+
 POD_GRACE_SECONDS = 5.0
 """What a pod that we run is given to end by itself, once no stream is open any more."""
 
@@ -69,7 +73,7 @@ class Gateway:
         self.supervisor = Supervisor(
             clock=loop.time,
             random=random,
-            on_output=lambda pod, line: log.info("pod_output", pod=pod, line=line),
+            on_output=self._pod_said,
             on_started=lambda _pod, _url: None,
             on_ready=self._pod_ready,
             on_unready=self.fleet.failed,
@@ -92,6 +96,7 @@ class Gateway:
             epoch=time.time,
             new_id=lambda: f"req-{identities(96):024x}",
             take=self._take,
+            crashed=self._crashed,
         )
         self._probe_client: httpx.AsyncClient | None = None
         self._health_task: asyncio.Task[None] | None = None
@@ -99,7 +104,9 @@ class Gateway:
         self._quiet: asyncio.Future[None] | None = None
         self.listeners: list[Listener] = []
         self._announced: dict[str, str] = {}
+        self._last_lines: dict[str, str] = {}
         self._left_out: dict[str, str] = {}
+        self._states = {name: pod.state for name, pod in self.fleet.pods.items()}
 
     # ---- life, as `lifecycle` leads it
 
@@ -108,7 +115,7 @@ class Gateway:
         started_at = int(time.time())
         server, admin = self._policy.server, self._policy.admin
         public = public_app(self.front, self._is_ready, started_at)
-        inner = admin_app(self.metrics.expose, self._is_ready)
+        inner = admin_app(self.front, self.metrics.expose, self._is_ready)
         plain = replace(server, tls_cert=None, tls_key=None)
         for name, app, settings, host, port in (
             ("server", public, server, server.host, server.port),
@@ -120,7 +127,7 @@ class Gateway:
             await listener.start(host, port)
             self.listeners.append(listener)
         self._health_task = self._loop.create_task(self.health.run(), name="health")
-        self._probe_client = httpx.AsyncClient(timeout=2.0)
+        self._probe_client = httpx.AsyncClient(timeout=2.0, trust_env=False)
         for pod in self._policy.pods.values():
             if pod.is_supervised:
                 self._launch(pod)
@@ -142,7 +149,12 @@ class Gateway:
             await self._quiet
 
     async def end(self, *, at_once: bool) -> None:
-        """Close everything: listeners, probes, pods (killed where `at_once`), idle connections, logs."""
+        """Close everything: listeners, probes, pods (killed where `at_once`), idle connections, logs.
+
+        Who is still being answered is told so first.
+        """
+        self.exchange.cut_all()
+        await asyncio.wait({self._loop.create_task(self.quiet())}, timeout=_CUT_SECONDS)
         for listener in self.listeners:
             await listener.close(at_once=at_once)
         if self._health_task is not None:
@@ -193,7 +205,9 @@ class Gateway:
         engine = self.fleet.pods[running.name].engine
         path = "/health" if engine is None else engine.health_path
         assert self._probe_client is not None
-        answer = await self._probe_client.get(running.url + path)
+        key = self._policy.pods[running.name].api_key
+        headers = {} if key is None else {"authorization": f"Bearer {key}"}
+        answer = await self._probe_client.get(running.url + path, headers=headers)
         return None if answer.is_success else f"{path} answers {answer.status_code}"
 
     def _pool(self, url: str) -> Pool:
@@ -207,6 +221,10 @@ class Gateway:
 
     # ---- what one room tells another
 
+    def _pod_said(self, name: str, line: str) -> None:
+        self._last_lines[name] = line
+        self._log.info("pod_output", pod=name, line=line)
+
     def _pod_ready(self, name: str, url: str) -> None:
         if self._announced.get(name) == url:
             self.health.poke(name)
@@ -216,17 +234,23 @@ class Gateway:
         self.fleet.started(name, url)
 
     def _pod_exited(self, name: str, reason: str, restart_in: float | None) -> None:
-        self._log.warning("pod_exited", pod=name, reason=reason, restart_in_seconds=restart_in)
+        say = self._log.info if restart_in is None else self._log.warning
+        say("pod_exited", pod=name, reason=reason, said=self._last_lines.pop(name, ""), restart_in_seconds=restart_in)
         self._announced.pop(name, None)
         self.fleet.exited(name, reason)
         self.admit.let_go(self.closing.gone(name))
 
     def _fleet_changed(self) -> None:
         self.admit.pods_changed(self.fleet.capacities())
+        for name, pod in self.fleet.pods.items():
+            if pod.state is not self._states.get(name):
+                self._states[name] = pod.state
+                say = self._log.info if pod.state in _AS_IT_SHOULD else self._log.warning
+                say("pod_state", pod=name, state=str(pod.state.value), reason=pod.last_error)
         left_out = dict(self.admit.admission.left_out())
-        for pod, reason in left_out.items():
-            if self._left_out.get(pod) != reason:
-                self._log.warning("pod_left_out", pod=pod, reason=reason)
+        for name, reason in left_out.items():
+            if self._left_out.get(name) != reason:
+                self._log.warning("pod_left_out", pod=name, reason=reason)
         self._left_out = left_out
 
     def _in_doubt(self, name: str) -> None:
@@ -253,6 +277,10 @@ class Gateway:
         self._closing_timer = None
         self.admit.let_go(self.closing.expire(self._loop.time()))
         self._watch_closing()
+
+    def _crashed(self, error: Exception, request_id: str) -> None:
+        trace = "".join(traceback.format_exception(error))
+        self._log.error("crashed", request_id=request_id, error=repr(error), trace=trace)
 
     def _take(self, record: Record) -> None:
         self.metrics.take(record)

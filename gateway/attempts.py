@@ -8,12 +8,12 @@ Whether there is another one is the exchange's decision. What the attempt may le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from itertools import count
 
 from backends.closing import Closing
-from backends.fleet import Fleet
+from backends.fleet import Fleet, PodState
 from backends.outcome import Ending, Outcome
 from backends.wire.head import Head
 from backends.wire.pool import Pool
@@ -29,6 +29,9 @@ from tenancy.call import Call, Kind, Usage
 _JUST_AFTER_SECONDS = 0.001  # a reading must be newer than the moment from which it counts
 
 
+_FULL = frozenset({429, 503})
+_CONNECTION_BROKE = frozenset({Ending.REFUSED, Ending.RESET})
+
 # Not the pod's own words: they may repeat the prompt, and details are logged.
 _ERROR_EVENT = "the pod reported an error inside its stream"
 
@@ -37,7 +40,8 @@ _ERROR_EVENT = "the pod reported an error inside its stream"
 class Attempt:
     """One try of a call on one pod.
 
-    `is_left_behind` says that the pod may go on with it although nobody listens. `status`, `content_type` and
+    `is_sent` says that the request went out, `is_countable` that its events can be counted while they come, and
+    `is_left_behind` that the pod may go on with it although nobody listens. `status`, `content_type` and
     `body` are a whole answer (or the pod's error) to be given to the client; `has_emitted` says that the client has
     seen events of this attempt. `events` counts the events that came, `first_at` is when the first did.
     """
@@ -45,6 +49,8 @@ class Attempt:
     pod: str
     outcome: Outcome
     number: int = 0
+    is_sent: bool = False
+    is_countable: bool = True
     is_left_behind: bool = False
     status: int = 0
     content_type: bytes = b"application/json"
@@ -105,16 +111,48 @@ class Attempts:
         leaving.undo_with(transfer.abort)
         try:
             attempt = await self._answer(call, lease, transfer, sink, head, number)
+        except BaseException:
+            transfer.abort()
+            self._closing.ended(lease.pod, number, self._loop.time())
+            raise
         finally:
             leaving.undo_with(None)
             sink.follow(None)
             del open_here[number]
         attempt.number = number
+        attempt.is_sent = transfer.is_sent
+        attempt.is_countable = call.streamed or request.as_stream
         attempt.is_left_behind = attempt.outcome.may_still_run and transfer.is_sent
         if not attempt.is_left_behind:
             self._closing.ended(lease.pod, number, self._loop.time())
         self._fleet.report(lease.pod, attempt.outcome)
         return attempt
+
+    def not_on(self, call: Call, failures: Mapping[str, Outcome]) -> frozenset[str]:
+        """Where a call that failed so should not go next, the last failure last.
+
+        Not to a device that failed it, while another can serve; a full pod's 429 or 503 is the pod's alone. Where no
+        other pod is ready, and this one's connection broke, it is the one to wait for: it may be starting anew.
+        """
+        policy = self._fleet.policy
+        serving = [
+            pod.pod
+            for pod in self._fleet.pods.values()
+            if pod.state is PodState.READY and policy.serves(pod.pod, call.tenant, call.model)
+        ]
+        broken = {
+            device
+            for name, outcome in failures.items()
+            if outcome.status not in _FULL and name in self._fleet.pods
+            for device in self._fleet.pods[name].pod.devices
+        }
+        beside = {pod.name for pod in serving if broken & set(pod.devices)}
+        if any(pod.name not in failures and pod.name not in beside for pod in serving):
+            return frozenset(failures) | beside
+        if any(pod.name not in failures for pod in serving):
+            return frozenset(failures)
+        *_, last = failures.values()
+        return frozenset() if last.ending in _CONNECTION_BROKE else frozenset(failures)
 
     def leave_behind(self, lease: Lease, attempt: Attempt) -> None:
         """Hold `lease` as closing until the attempt's pod has let go of it."""
@@ -191,7 +229,7 @@ class Attempts:
         if answer.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, answer.overflow)
         elif outcome.ending is Ending.COMPLETE:
-            outcome = Outcome(Ending.COMPLETE, opened.status, retry_after_seconds=_retry_after(opened))
+            outcome = Outcome(Ending.COMPLETE, opened.status, _hint(opened.status), _retry_after(opened))
         usage, _ = usage_of(answer.body)
         content_type = opened.get(b"content-type") or b"application/json"
         return Attempt(pod, outcome, status=opened.status, content_type=content_type, body=answer.body, usage=usage)
@@ -225,6 +263,17 @@ def _alike(lease: Lease) -> Hashable:
 def _parts(call: Call) -> int:
     """As how many requests a pod may count the call: it takes separate prompts and outputs one by one."""
     return call.messages if call.kind is Kind.EMBEDDING else call.sequences
+
+
+def _hint(status: int) -> str:
+    """What a pod's status may mean for who runs it; for the log."""
+    if status < 400:
+        return ""
+    if status in {401, 403}:
+        return f"the pod answered {status}: is its apiKey in the file right?"
+    if status == 404:
+        return "the pod answered 404: is its url right (without /v1), and is `served` the name that it knows?"
+    return f"the pod answered {status}"
 
 
 def _retry_after(head: Head) -> float | None:

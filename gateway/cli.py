@@ -42,7 +42,12 @@ INTERRUPTED = 130
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose complaints say what was probably meant, and where to read more."""
+    """A parser whose complaints say what was probably meant, and where to read more.
+
+    `elsewhere` are words that might be taken for its subcommands, and what to say of them.
+    """
+
+    elsewhere: Mapping[str, str] = MappingProxyType({})
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **options})  # `--na` may mean another option tomorrow
@@ -50,6 +55,14 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"{self.prog}: {message}\n{self.format_usage()}`{self.prog} --help` tells more.\n")
         raise SystemExit(2)
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        known = action.choices
+        if isinstance(action, argparse._SubParsersAction) and known is not None and value not in known:
+            near = difflib.get_close_matches(value, list(known), n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+            self.error(self.elsewhere.get(value.lower()) or f"there is no {action.metavar} {value!r}; {hint}")
+        super()._check_value(action, value)
 
     def refuse(self, unknown: Sequence[str]) -> NoReturn:
         """Refuse arguments that the parser does not know, with the nearest that it does."""

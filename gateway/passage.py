@@ -7,10 +7,12 @@ record.
 from __future__ import annotations
 
 from gateway.attempts import Attempt
+from gateway.http.errors import Fault
 from gateway.leaving import Leaving
 from gateway.record import Record
 from gateway.stream.sink import Headers, Sink
 from gateway.stream.sse import HEARTBEAT
+from gateway.verdict import late
 from tenancy.admission import RateState
 from tenancy.call import Call
 
@@ -30,8 +32,8 @@ class Passage:
         "_heartbeat_seconds",
         "_quiet_since",
         "call",
+        "fault",
         "is_flowing",
-        "is_late",
         "leaving",
         "rates",
         "record",
@@ -53,7 +55,7 @@ class Passage:
         self.leaving = leaving
         self.record = record
         self.rates: RateState | None = None
-        self.is_late = False
+        self.fault: Fault | None = None
         self.is_flowing = False
         self._heartbeat_seconds = heartbeat_seconds
         self._head_after_seconds = head_after_seconds
@@ -79,10 +81,14 @@ class Passage:
 
     def expire(self) -> None:
         """The client's own deadline has come: what has not begun to arrive by now is of no use to it."""
-        if self.leaving.has_left or self.is_flowing:
-            return
-        self.is_late = True
-        self.leaving.leave()
+        if not self.is_flowing:
+            self.end_with(late(self.call))
+
+    def end_with(self, fault: Fault) -> None:
+        """End the call now, as if its client left, but tell it `fault`."""
+        if not self.leaving.has_left:
+            self.fault = fault
+            self.leaving.leave()
 
     def note(self, attempt: Attempt) -> None:
         """Write an attempt into the record."""
@@ -111,6 +117,8 @@ class Passage:
 
     def head(self, pod: str, attempts: int) -> list[tuple[bytes, bytes]]:
         """The headers of an answer that came from `pod` at the last of `attempts`, but for its content's type."""
+        if not attempts:
+            return self.common()
         return [
             *self.common(),
             (b"x-penstock-pod", pod.encode()),

@@ -86,7 +86,10 @@ class Lease:
 
     `output_tokens` is the most output a sequence may have, to be written into the pod's body. A lease is closing when
     its call has ended for us while the pod may still be running it: then it is settled, yet holds what it held.
-    `left_behind` is the closing part that the last move left on the pod before.
+    `left_behind` is the closing part that the last move left on the pod before. Such a part is a lease, too, and until
+    the first of them is left a call has one lease alone, and `parts` is `None`. From then on `parts`, which they share,
+    are all leases of the call that are not released. Each holds its own place on its own pod; tenant and key pay for
+    the call once, for the largest of its parts, and it is the first of them on which that is booked.
     """
 
     __slots__ = (
@@ -101,9 +104,9 @@ class Lease:
         "is_released",
         "is_settled",
         "left_behind",
-        "owed",
         "need",
         "owner_holds",
+        "parts",
         "pod_hold",
         "windows",
     )
@@ -124,7 +127,7 @@ class Lease:
         self.is_settled = False
         self.is_released = False
         self.left_behind: Lease | None = None
-        self.owed: Lease | None = None
+        self.parts: list[Lease] | None = None
 
     @property
     def pod(self) -> str:

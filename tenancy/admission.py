@@ -11,7 +11,6 @@ matter. Why a call cannot run, and when coming back would help, is told by `reas
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
 
 from tenancy import reasons
 from tenancy.accounts import Capacity, Host, Lease
@@ -24,6 +23,7 @@ from tenancy.policy import Key, Policy
 from tenancy.queue import Group, Queue, Ticket
 from tenancy.rates import Window
 from tenancy.refusal import Code, Refusal
+from tenancy.units import format_bytes
 
 __all__ = [
     "Admission",
@@ -315,7 +315,7 @@ class Admission:
                     full = _full("queue", "bytes", settings.bytes_, queue.bytes_, call.size_bytes)
                 return self._refused(ticket, group, now, full)
             pushed = _full("queue", "entries", settings.depth, queue.entries, 1)
-            self._dealing.refuse(victim, replace(pushed, retry_after_seconds=self._seconds_until(victim, now)), now)
+            self._dealing.refuse(victim, reasons.come_back(pushed, self._seconds_until(victim, now)), now)
         lane = queue.add(ticket)
         if lane.head is ticket:
             self._dealing.stand(lane, ticket, group, now)
@@ -365,7 +365,7 @@ class Admission:
         wait = self._expected_wait(ticket, group, now) if self._queue.lane_of(ticket.call) is not None else None
         seconds = max([reason.seconds for reason in found] + [wait or 0.0])
         if refusal is not None:
-            return Refused(replace(refusal, retry_after_seconds=_later(refusal, seconds)))
+            return Refused(_later(refusal, seconds))
         if not found:  # every account would hold it: it is the queue that it may not pass
             found = [reasons.kept(hosts, self._policy.queue.bypass_seconds)]
             seconds = max(seconds, found[0].seconds)
@@ -376,7 +376,7 @@ class Admission:
         call = ticket.call
         group = self._dealing.group(call, self._ranking.serving(call.tenant.name, call.model))
         found = reasons.in_the_way(ticket, group.hosts, now)
-        return reasons.whole_milliseconds(max([reason.seconds for reason in found], default=1.0))
+        return max([reason.seconds for reason in found], default=1.0)
 
     # working off what was caused
 
@@ -388,9 +388,7 @@ class Admission:
         """Refuse those whose time is over, and do all that has been caused so far, and what that causes."""
         while (late := self._queue.pop_expired(now)) is not None:
             refusal = _too_late(late.call, late.deadline_at, None)
-            self._dealing.refuse(
-                late, replace(refusal, retry_after_seconds=_later(refusal, self._seconds_until(late, now))), now
-            )
+            self._dealing.refuse(late, _later(refusal, self._seconds_until(late, now)), now)
         while (due := self._queue.pop_due(now)) is not None:
             self._dealing.rate_opens(due)
         self._dealing.run(now)
@@ -439,29 +437,37 @@ def _tightest(windows: Iterable[Window], now: float) -> tuple[int | None, int | 
     return (None, None, None) if tightest is None else tightest
 
 
-def _later(refusal: Refusal, seconds: float) -> float | None:
-    """When to come back, unless it is the client's own deadline that was too short."""
-    return None if refusal.code is Code.DEADLINE_EXCEEDED else reasons.whole_milliseconds(seconds)
+def _later(refusal: Refusal, seconds: float) -> Refusal:
+    """With the time to come back, unless it is the client's own deadline that was too short."""
+    return refusal if refusal.code is Code.DEADLINE_EXCEEDED else reasons.come_back(refusal, seconds)
 
 
 def _draining() -> Refusal:
-    message = "this gateway is going away and admits nothing new"
-    return Refusal(Code.DRAINING, "gateway", message, retry_after_seconds=1.0)
+    return reasons.come_back(
+        Refusal(Code.DRAINING, "gateway", "This gateway is about to end, and admits nothing new."), 1
+    )
 
 
 def _vanished(call: Call) -> Refusal:
-    return Refusal(Code.NO_POD, f"tenant/{call.tenant.name}", "the tenant is not in the configuration any more")
+    return Refusal(Code.NO_POD, f"tenant/{call.tenant.name}", "This tenant is not in the configuration any more.")
 
 
 def _full(account: str, unit: str, limit: int, used: int, asked: int) -> Refusal:
-    message = f"the queue of {account} holds {used} of {limit} {unit}"
+    whose = "The queue of all" if account == "queue" else f"The queue of {account}"
+    if unit == "bytes":
+        sizes = f"{format_bytes(used)} of its {format_bytes(limit)}, and this call is {format_bytes(asked)}"
+        message = f"{whose} holds calls of {sizes}."
+    else:
+        message = f"{whose} is full: {used} of {limit} calls wait."
     return Refusal(Code.QUEUE_FULL, account, message, unit, limit, used, asked)
 
 
 def _too_late(call: Call, deadline_at: float, wait: float | None) -> Refusal:
     """The wait ends at the client's own deadline, or at the queue's."""
     seconds = max(0.0, deadline_at - call.arrived_at)
-    told = f"had no room within {seconds:.3g} s" if wait is None else f"would wait {wait:.3g} s of {seconds:.3g} s"
     is_own = call.deadline_at is not None and call.deadline_at <= deadline_at
     code = Code.DEADLINE_EXCEEDED if is_own else Code.QUEUE_TIMEOUT
-    return Refusal(code, "queue", f"the call {told}", "seconds", seconds, wait, None)
+    told = f"would wait about {wait:.1f} s, longer than the" if wait else "found no room within the"
+    remedy = ": give x-penstock-deadline-ms more time, or leave it out" if is_own else ""
+    message = f"This call {told} {seconds:.1f} s that it may wait{remedy}."
+    return Refusal(code, "queue", message, "seconds", seconds, wait, None)

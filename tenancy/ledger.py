@@ -1,7 +1,8 @@
 """The ledger: what every device, pod, tenant and key may hold, and the leases that hold it.
 
 A lease holds bytes of KV memory and a slot on the pod, the same bytes and a slot on tenant and key. It is charged whole
-or not at all, and released exactly once.
+or not at all, and released exactly once. Where a call moves on and leaves a part behind at a pod that may still run
+it, both pods are charged, tenant and key once: until the call has ended and every such pod has let go, in any order.
 
 Pods are charged, too: while one runs, it holds its memory limit and the device's overhead for a client on each of its
 devices, and, where it is dedicated to one tenant, its whole limit on that tenant's memory; the calls on a dedicated
@@ -63,7 +64,7 @@ class Ledger:
         for lease in leases:  # their owners' limits may have changed form, or the pod its tenants
             owners = self.owners(lease.call)
             if owners is not None:
-                self._rebook(lease, lease.host, owners)
+                self._rebook(lease, owners)
         self.left_out = {}
         for host in running:
             if self.hosts.get(host.name) is host:
@@ -182,8 +183,11 @@ class Ledger:
             behind = Lease(self._leases, lease.call, lease.need, lease.host, lease.granted_at)
             behind.is_closing = behind.is_settled = True
             behind.pod_hold = hold
-            behind.owed = lease.owed
-            lease.owed = behind
+            behind.bytes_ = hold[1]
+            if lease.parts is None:
+                lease.parts = [lease]
+            lease.parts.append(behind)
+            behind.parts = lease.parts
             self._take(behind, hold, now)
             lease.host.closing += 1
             lease.left_behind = behind
@@ -195,7 +199,7 @@ class Ledger:
         assert host.is_taken_up and host.fits(lease.bytes_), f"{host.name} was chosen and has no room"
         lease.host = host
         lease.is_moved = True
-        self._rebook(lease, host, owners)
+        self._rebook(lease, owners)
         self._put_on(lease, now)
 
     def book(self, lease: Lease, tokens: int, now: float) -> None:
@@ -217,23 +221,35 @@ class Ledger:
             self._give_back(lease, lease.pod_hold, now)
             if lease.is_closing:
                 lease.host.closing -= 1
-        heir = lease.owed
-        while heir is not None and heir.is_released:
-            heir = heir.owed
-        if heir is None:
+        if lease.parts is not None:
+            lease.parts.remove(lease)
+        if not lease.parts:
             for hold in lease.owner_holds:
                 self._give_back(lease, hold, now)
-        else:  # the call is over, and a pod may still run it: its tenant and key pay until that one has let go, too
-            heir.owner_holds, lease.owner_holds = lease.owner_holds, ()
-            for account, _, _ in heir.owner_holds:
+            return
+        payer = lease.parts[0]
+        if lease.owner_holds:  # it was the first: what it paid, the next one pays
+            payer.owner_holds, lease.owner_holds = lease.owner_holds, ()
+            for account, _, _ in payer.owner_holds:
                 account.leases.pop(lease, None)
-                account.leases[heir] = None
+                account.leases[payer] = None
+        owners = self.owners(lease.call)
+        if owners is not None:
+            self._rebook(payer, owners)
 
-    def _rebook(self, lease: Lease, host: Host, owners: tuple[Owner, ...]) -> None:
+    def _rebook(self, lease: Lease, owners: tuple[Owner, ...]) -> None:
+        """Charge `owners` with what the call of `lease` holds now: a slot, and the bytes of its largest part."""
         for account, held, slots in lease.owner_holds:
             account.give_back(held, slots)
             account.leases.pop(lease, None)
-        lease.owner_holds = tuple(hold for owner in owners for hold in owner.holds(lease.bytes_, host))
+        largest: dict[Account, Hold] = {}
+        for part in lease.parts or (lease,):
+            for owner in owners:
+                for hold in owner.holds(part.bytes_, part.host):
+                    known = largest.get(hold[0])
+                    if known is None or known[1] < hold[1]:
+                        largest[hold[0]] = hold
+        lease.owner_holds = tuple(largest.values())
         for account, held, slots in lease.owner_holds:
             account.take(held, slots)
             account.leases[lease] = None

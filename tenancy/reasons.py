@@ -9,7 +9,7 @@ enough is free.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from math import ceil
 
@@ -20,16 +20,21 @@ from tenancy.policy import Model
 from tenancy.queue import Ticket
 from tenancy.rates import Window
 from tenancy.refusal import Code, Refusal
+from tenancy.units import format_bytes
 
 _MOST_SAMPLED = 32  # pods looked at for a forecast: the soonest of them is late at worst
 _CLOSING_SECONDS = 2.0
 POD_COMES_SECONDS = 5.0  # a guess: pods start in seconds to minutes
+_FEWER, _SHORTER = "ask for fewer max_tokens", "send a shorter input"
 _STANDING_SECONDS = 60.0  # what is held by a running pod comes back when it stops, which nobody foresees
 
 
 @dataclass(frozen=True, slots=True)
 class Reason:
-    """One thing that stands in a call's way; `seconds` from now it will be gone, if nobody else comes."""
+    """One thing that stands in a call's way; `seconds` from now it will be gone, if nobody else comes.
+
+    `smaller` is how the call would ask for less of it, where that helps.
+    """
 
     code: Code
     account: str
@@ -38,24 +43,22 @@ class Reason:
     used: float | None
     asked: float
     seconds: float
+    smaller: str = ""
 
     def refusal(self, seconds: float) -> Refusal:
         """As the reason that is named; `seconds` are those of the slowest."""
-        return Refusal(
-            code=self.code,
-            account=self.account,
-            message=_sentence(self),
-            unit=self.unit,
-            limit=self.limit,
-            used=self.used,
-            asked=self.asked,
-            retry_after_seconds=whole_milliseconds(seconds),
-        )
+        named = Refusal(self.code, self.account, _sentence(self), self.unit, self.limit, self.used, self.asked)
+        return come_back(named, seconds, f", or {self.smaller}" if self.smaller else "")
 
 
-def whole_milliseconds(seconds: float) -> float:
-    """Rounded up, so that nobody comes back too early."""
-    return ceil(seconds * 1000 + 1e-6) / 1000
+def come_back(refusal: Refusal, seconds: float, otherwise: str = "") -> Refusal:
+    """The refusal with the time to come back, in numbers and in words; rounded up, so that nobody is early."""
+    told = max(0.1, ceil(seconds * 10 - 1e-6) / 10) if seconds < 10 else ceil(seconds)
+    return replace(
+        refusal,
+        message=f"{refusal.message} Come back in {told:g} s{otherwise}.",
+        retry_after_seconds=ceil(seconds * 1000 + 1e-6) / 1000,
+    )
 
 
 def never(
@@ -68,7 +71,8 @@ def never(
             return Refusal(
                 Code.CONTEXT_LENGTH_EXCEEDED,
                 f"model/{model.name}",
-                f"the prompt has at least {least} tokens, and the context of {model.name} is {model.context_tokens}",
+                f"The prompt has at least {least} tokens, and the context of {model.name} is {model.context_tokens} "
+                f"tokens: shorten the prompt, or use a model with a longer context.",
                 "tokens",
                 model.context_tokens,
                 0,
@@ -77,23 +81,20 @@ def never(
     for owner in owners:
         account = owner.account
         if account.requests.limit is not None and account.requests.limit < 1:
-            return _exceeds(account.name, "requests", account.requests.limit, 1)
+            return _exceeds(account.name, "requests", 0, 1, f"{account.name} may make no requests at all.")
         if account.tokens.limit is not None and account.tokens.limit < need.tokens:
-            return _exceeds(account.name, "tokens", account.tokens.limit, need.tokens)
+            text = _too_large(need, f"{need.tokens} tokens", f"{account.name} may use {account.tokens.limit} a minute")
+            return _exceeds(account.name, "tokens", account.tokens.limit, need.tokens, text)
         if account.slots_limit is not None and account.slots_limit < 1:
-            return _exceeds(account.name, "requests", account.slots_limit, 1)
+            return _exceeds(account.name, "requests", 0, 1, f"{account.name} may have no calls at all.")
     refusal: Refusal | None = None
     for host in reach:
         bytes_ = host.weigh(need, call.model)
         short = next((short for owner in owners if (short := owner.never_holds(bytes_, host)) is not None), None)
         if short is None and (not host.is_known or host.could_hold(bytes_)):
             return None
-        if short is not None:
-            refusal = refusal or _exceeds(short.name, "bytes", short.memory_limit, bytes_)
-        elif host.account.slots_limit == 0:
-            refusal = refusal or _exceeds(host.account.name, "requests", 0, 1)
-        else:
-            refusal = refusal or _exceeds(host.account.name, "bytes", host.account.memory_limit, bytes_)
+        if refusal is None:
+            refusal = _too_large_for(need, short or host.account, bytes_, is_pod=short is None)
     return refusal
 
 
@@ -107,7 +108,7 @@ def rates(owners: Iterable[Owner], tokens: int, now: float) -> Iterator[Reason]:
     for account in accounts:
         window = account.tokens
         if not window.fits(tokens, now):
-            yield _spent(Code.TOKEN_RATE, account.name, "tokens a minute", window, tokens, now)
+            yield _spent(Code.TOKEN_RATE, account.name, "tokens a minute", window, tokens, now, _FEWER)
 
 
 def in_the_way(ticket: Ticket, hosts: Sequence[Host], now: float) -> list[Reason]:
@@ -161,17 +162,18 @@ def _memory_and_pods(
     seconds, host, bytes_ = soonest
     if seconds == 0.0:
         return
+    smaller = _FEWER if need.output_tokens else _SHORTER
     for owner in owners:
         short = owner.lacks_memory(bytes_, host)
         if short is not None and all(owner.lacks_memory(other.weigh(need, call.model), other) for other in hosts):
             asked = next(share for account, share, _ in owner.holds(bytes_, host) if account is short)
-            yield _held(Code.MEMORY_BUDGET, short, "bytes", asked, seconds)
+            yield _held(Code.MEMORY_BUDGET, short, "bytes", asked, seconds, smaller)
     if not any(other.fits(other.weigh(need, call.model)) for other in hosts):
         account = host.account
         if account.is_full:
             yield _held(Code.POD_CAPACITY, account, "requests", 1, seconds)
         else:
-            yield _held(Code.POD_CAPACITY, account, "bytes", bytes_, seconds)
+            yield _held(Code.POD_CAPACITY, account, "bytes", bytes_, seconds, smaller)
 
 
 def _room_in(host: Host, bytes_: int, now: float) -> float:
@@ -199,25 +201,55 @@ def _remaining(lease: Lease, now: float) -> float:
     return lease.host.pace.remaining(lease.need.output_tokens, now - lease.granted_at)
 
 
-def _spent(code: Code, account: str, unit: str, window: Window, asked: int, now: float) -> Reason:
+def _spent(code: Code, account: str, unit: str, window: Window, asked: int, now: float, smaller: str = "") -> Reason:
     opens_at = window.opens_at(asked, now)
     seconds = _STANDING_SECONDS if opens_at is None else opens_at - now
-    return Reason(code, account, unit, window.limit, window.used(now), asked, seconds)
+    return Reason(code, account, unit, window.limit, window.used(now), asked, seconds, smaller)
 
 
-def _held(code: Code, account: Account, unit: str, asked: int, seconds: float) -> Reason:
+def _held(code: Code, account: Account, unit: str, asked: int, seconds: float, smaller: str = "") -> Reason:
     if unit == "bytes":
-        return Reason(code, account.name, unit, account.memory_limit, account.memory_held, asked, seconds)
+        return Reason(code, account.name, unit, account.memory_limit, account.memory_held, asked, seconds, smaller)
     return Reason(code, account.name, unit, account.slots_limit, account.slots_held, asked, seconds)
 
 
-def _exceeds(account: str, unit: str, limit: float | None, asked: float) -> Refusal:
-    message = f"the call asks {asked} {unit} of {account}, which has {limit} in all"
+def _exceeds(account: str, unit: str, limit: float | None, asked: float, message: str) -> Refusal:
     return Refusal(Code.EXCEEDS_BUDGET, account, message, unit, limit, None, asked)
 
 
+def _too_large_for(need: Need, account: Account, bytes_: int, *, is_pod: bool) -> Refusal:
+    """What no pod can hold, by the account that comes nearest: the payer's, or the pod's own."""
+    if is_pod and account.slots_limit == 0:
+        return _exceeds(account.name, "requests", 0, 1, f"{account.name} takes no calls at all.")
+    most = f"{account.name} {'has' if is_pod else 'may hold'} {format_bytes(account.memory_limit or 0)} in all"
+    text = _too_large(need, f"{format_bytes(bytes_)} of GPU memory", most)
+    return _exceeds(account.name, "bytes", account.memory_limit, bytes_, text)
+
+
+def _too_large(need: Need, asked: str, most: str) -> str:
+    """`asked` is more than `most`: where it comes from, and what would make it less."""
+    parts = f"prompt about {need.prompt_tokens} tokens"
+    if not need.output_tokens:
+        return f"This call needs {asked} ({parts}), and {most}: {_SHORTER}."
+    times = f"{need.sequences} × " if need.sequences > 1 else ""
+    parts += f" + {times}{need.output_tokens} tokens of output"
+    return f"This call needs {asked} ({parts}), and {most}: lower max_tokens or n, or shorten the prompt."
+
+
 def _sentence(reason: Reason) -> str:
-    if reason.code is Code.NO_POD:
-        return f"no pod is ready for {reason.account.removeprefix('model/')}"
-    taken = f"{reason.account} has {reason.limit} {reason.unit}, of which {reason.used} are taken"
-    return f"{taken}; the call asks {reason.asked}"
+    """What stands in the way, for people; sizes as they write them."""
+    account, used, limit = reason.account, reason.used, reason.limit
+    match reason.code:
+        case Code.NO_POD:
+            return f"No pod is ready for {account.removeprefix('model/')}."
+        case Code.REQUEST_RATE:
+            return f"{account} has made {used} of its {limit} requests a minute."
+        case Code.TOKEN_RATE:
+            return f"{account} has used {used} of its {limit} tokens a minute, and this call needs {reason.asked}."
+        case Code.POD_CAPACITY if not reason.asked:
+            return f"{account} keeps the room that it has for calls that have been waiting longer."
+    others = "; no other pod has room" if reason.code is Code.POD_CAPACITY else ""
+    if reason.unit == "bytes":
+        held, most, asked = (format_bytes(int(size or 0)) for size in (used, limit, reason.asked))
+        return f"{account} holds {held} of its {most} of GPU memory, and this call needs {asked}{others}."
+    return f"{account} has {used} calls under way, and may have {limit} calls at once{others}."

@@ -30,7 +30,27 @@ _raw_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _any = msgspec.json.Decoder().decode
 
 MAXIMA = ("max_tokens", "max_completion_tokens")
-"""The two keys by which a client states its maximum. All of vLLM, SGLang and llama.cpp let the second win."""
+"""The two keys by which a client states its maximum. All of vLLM, SGLang and llama.cpp let the second win in chats, and
+know the first alone in completions."""
+
+_WHOLE_ONLY = frozenset(
+    {
+        "use_beam_search",  # vLLM: refused in a stream
+        "prompt_logprobs",  # vLLM: refused in a stream, which has no place for them
+        "best_of",  # which outputs are the best is known at the end
+        "routed_experts_prompt_start",  # vLLM gives routed experts with whole answers alone
+        "audio",  # sound comes in pieces that cannot be put one after the other
+        "modalities",
+    }
+)
+_WHOLE_ONLY_CHAT = _WHOLE_ONLY | {
+    "tools",  # not every tool parser can stream: some then drop calls, or all of the answer
+    "functions",
+    "echo",  # vLLM gives the prompt's log probabilities with it
+}
+_WHOLE_ONLY_COMPLETION = _WHOLE_ONLY | {"logprobs"}  # lists side by side, with offsets; with `echo` the prompt's, too
+_WHOLE_ONLY_PREFIX = "return_"  # token ids, hidden states, prompt text …: beside the text, and each streamed in its way
+_OFF = frozenset({_NULL, b"false", b"[]"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +59,14 @@ class BodyRules:
 
     `stripped` keys are left out. `fixed` keys are written over the client's on a pod that several tenants share. A pod
     with `is_salted` gets `cache_salt`, so that no tenant can feel in the prefix cache what another has asked; others
-    get none. `has_request_id` says whether the pod may have `x-request-id`, which the client can choose.
+    get none. `has_request_id` says that the pod may have `x-request-id`, which the client can choose: only where it is
+    known to be nothing but a word for logs, because elsewhere one client's id can collide with another's.
     """
 
     stripped: frozenset[str]
     is_salted: bool
     fixed: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    has_request_id: bool = True
+    has_request_id: bool = False
 
 
 def served_name(pod: Pod, model: str) -> str:
@@ -56,30 +77,47 @@ def served_name(pod: Pod, model: str) -> str:
     return model
 
 
+def can_be_joined(call: Call) -> bool:
+    """Whether `call` wants a whole answer that can be put together from a stream of vLLM's or SGLang's.
+
+    What is asked as a stream begins to answer at once, so that a long answer is no silence, a stall is seen, and what
+    was made before the client left is counted. What a stream cannot give as the whole answer has it stays whole.
+    """
+    if call.streamed or call.kind is Kind.EMBEDDING:
+        return False
+    whole_only = _WHOLE_ONLY_CHAT if call.kind is Kind.CHAT else _WHOLE_ONLY_COMPLETION
+    return not any(
+        (key in whole_only or key.startswith(_WHOLE_ONLY_PREFIX)) and bytes(value) not in _OFF
+        for key, value in call.body.items()
+    )
+
+
 def shape(call: Call, pod: Pod, output_tokens: int | None, rules: BodyRules, *, as_stream: bool) -> UpstreamRequest:
     """The request for `pod`: `call` under `rules`, asked as a stream where `as_stream` says so although it is whole."""
     is_stream = as_stream or call.streamed
     return UpstreamRequest(
         path=call.kind.value,
         headers=_headers(call, pod, rules, is_stream),
-        body=_body(call, pod, output_tokens, rules, is_stream),
+        body=_body(call, pod, output_tokens, rules, as_stream=as_stream),
         as_stream=as_stream,
     )
 
 
-def _body(call: Call, pod: Pod, output_tokens: int | None, rules: BodyRules, is_stream: bool) -> bytes:
+def _body(call: Call, pod: Pod, output_tokens: int | None, rules: BodyRules, *, as_stream: bool) -> bytes:
     body = {key: value for key, value in call.body.items() if key not in rules.stripped}
     body["model"] = served_name(pod, call.model)
     if call.kind is not Kind.EMBEDDING:
         for key in MAXIMA:  # null means "not said" to clients and "no end" to llama.cpp of older builds
             if key in body and bytes(body[key]) == _NULL:
                 del body[key]
+        if call.kind is Kind.COMPLETION and "max_completion_tokens" in body:
+            body["max_tokens"] = body.pop("max_completion_tokens")
         if call.output_tokens is None and output_tokens is not None:
             body.pop("max_completion_tokens", None)
             body["max_tokens"] = output_tokens
-        if is_stream:
+        if as_stream or call.streamed:
             body["stream"] = _TRUE
-            body["stream_options"] = _with_usage(body.get("stream_options"))
+            body["stream_options"] = _with_usage(None if as_stream else body.get("stream_options"))
     if pod.owner is None:
         body.update(rules.fixed)
     if rules.is_salted:

@@ -6,7 +6,7 @@ Tried on the server inside xllamacpp 2026.10, and read in tools/server/server-sc
 - `id_slot` picks the slot, and with it whoever's cached prompt lies there. `cached_tokens` in the usage tells exactly
   how much of a prompt was there before, and there is no salt: where several tenants share a pod, `cache_prompt` is off;
   a pod dedicated to one tenant keeps its client's word. LoRA scales and everything else belong to the one request.
-- A client that leaves a call that is not streamed frees no slot: whole generations are asked as streams.
+- A client that leaves a call that is not streamed frees no slot: all whole generations are asked as streams.
 - `/metrics` tells who runs and who waits, at one moment. Where it is switched off, `/slots` tells who runs; whether
   somebody waits is known then only while a slot is free. `/props` tells how many slots of which context there are. All
   three want the API key; `/health` does not.
@@ -35,6 +35,7 @@ RULES = BodyRules(
     stripped=frozenset({"priority", "cache_salt", "id_slot", "n_predict", "n_cmpl"}),
     is_salted=False,
     fixed={"cache_prompt": False},
+    has_request_id=True,
 )
 T = TypeVar("T")
 

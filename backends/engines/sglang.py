@@ -3,7 +3,7 @@
 Read in SGLang's sources (entrypoints/openai/protocol.py, entrypoints/v1_loads.py): `cache_salt` keeps tenants apart in
 the radix cache; `rid`, `session_params`, the bootstrap and rank keys name things of the whole server, and a second
 request with a known id is refused (its `x-request-id` becomes the id in newer builds, so none is sent).
-`max_completion_tokens` wins over `max_tokens`.
+`max_completion_tokens` wins over `max_tokens` in chats, and completions know `max_tokens` alone.
 
 Its gauges are written every 40 decode steps and every 30 s of idleness: good for the size of the pool, useless to tell
 whether a request is still there. `/v1/loads` asks the schedulers themselves, so running and waiting come from there
@@ -16,7 +16,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-from backends.engines.body import BodyRules, shape
+from backends.engines.body import BodyRules, can_be_joined, shape
 from backends.engines.engine import Probe, Program, Reading, UpstreamRequest
 from backends.engines.prometheus_text import samples, total
 from tenancy.call import Call
@@ -42,7 +42,6 @@ RULES = BodyRules(
         }
     ),
     is_salted=True,
-    has_request_id=False,
 )
 
 
@@ -67,7 +66,7 @@ class Sglang:
     probes = (Probe(_LOADS), Probe(_METRICS))
 
     def request(self, call: Call, pod: Pod, output_tokens: int | None) -> UpstreamRequest:
-        return shape(call, pod, output_tokens, RULES, as_stream=False)
+        return shape(call, pod, output_tokens, RULES, as_stream=can_be_joined(call))
 
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:
         """Ranks are added up, and the fullest one is the pool's usage."""

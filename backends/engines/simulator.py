@@ -6,13 +6,16 @@ Shaped and read like vLLM on purpose, so that what is shown on the simulator is 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from backends.engines import vllm
-from backends.engines.body import shape
+from backends.engines.body import can_be_joined, shape
 from backends.engines.engine import Probe, Program, Reading, UpstreamRequest
 from backends.engines.llamacpp import launch
 from tenancy.call import Call
 from tenancy.policy import Pod
+
+RULES = replace(vllm.RULES, has_request_id=True)
 
 
 class Simulator:
@@ -23,7 +26,7 @@ class Simulator:
     probes = (Probe("/metrics"),)
 
     def request(self, call: Call, pod: Pod, output_tokens: int | None) -> UpstreamRequest:
-        return shape(call, pod, output_tokens, vllm.RULES, as_stream=False)
+        return shape(call, pod, output_tokens, RULES, as_stream=can_be_joined(call))
 
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:
         return vllm.read(answers.get("/metrics", b""), asked_at)

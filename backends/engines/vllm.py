@@ -3,15 +3,16 @@
 Read in vLLM's sources (entrypoints/openai/*/protocol.py, v1/metrics/loggers.py): `cache_salt` keeps tenants apart in
 the prefix cache (1–1,024 characters); a `priority` other than 0 is an error unless the server schedules by it;
 `kv_transfer_params`, `ec_transfer_params`, `session_id` and `request_id` name things that belong to all clients of the
-server. `max_completion_tokens` wins over `max_tokens` in chats, and completions know `max_tokens` alone (16 where it is
-left out). Gauges are set at every step of the engine, one set of labels a data-parallel rank.
+server, and `x-request-id` becomes the engine's own id of the request, which must not be there twice: none is sent.
+`max_completion_tokens` wins over `max_tokens` in chats, and completions know `max_tokens` alone (16 where it is left
+out). Gauges are set at every step of the engine, one set of labels a data-parallel rank.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from backends.engines.body import BodyRules, shape
+from backends.engines.body import BodyRules, can_be_joined, shape
 from backends.engines.engine import Probe, Program, Reading, UpstreamRequest
 from backends.engines.prometheus_text import Sample, samples, total
 from tenancy.call import Call
@@ -32,8 +33,8 @@ class Vllm:
     probes = (Probe(_METRICS),)
 
     def request(self, call: Call, pod: Pod, output_tokens: int | None) -> UpstreamRequest:
-        """Whole calls go as they are: vLLM aborts them, too, when the client leaves."""
-        return shape(call, pod, output_tokens, RULES, as_stream=False)
+        """Whole calls go as streams where these can be joined: a whole answer's first byte is its end."""
+        return shape(call, pod, output_tokens, RULES, as_stream=can_be_joined(call))
 
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:
         return read(answers.get(_METRICS, b""), asked_at)

@@ -34,8 +34,8 @@ own log goes to standard error. SIGTERM or SIGINT ends it at once; open streams 
 """
 EPILOG = """\
 examples:
-  penstock pod llama.cpp --port 8081
-  penstock pod llama.cpp --port 8081 --slots 4 --context 4096 --api-key s3cret
+  penstock pod llama.cpp --port 9001
+  penstock pod llama.cpp --port 9001 --slots 4 --context 4096 --api-key s3cret
   penstock pod llama.cpp --model ./qwen3-0.6b-q8_0.gguf --alias qwen --gpu-layers 99
 """
 
@@ -44,7 +44,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the pod's options on `parser`; `run` reads what it parses."""
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    add("--port", type=options.whole, default=0, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    add("--port", type=options.port, default=0, help="port to listen on; 0 takes a free one (default: %(default)s)")
     add("--model", default=BUILT_IN, metavar="GGUF", help="model file; %(default)s comes with Penstock (default)")
     add("--alias", default=None, metavar="NAME", help="name under which it is served (default: that of the file)")
     add(

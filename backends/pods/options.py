@@ -18,6 +18,7 @@ _FACTOR = {
     **{letter: 1000**n for n, letter in enumerate("KMGT", 1)},
     **{f"{c}i": 1024**n for n, c in enumerate("KMGT", 1)},
 }
+_WHOLE = re.compile(r"[0-9]{1,18}")
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h|)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -48,9 +49,15 @@ def whole(text: str) -> int:
     return _whole(text, 0)
 
 
-def _whole(text: str, least: int) -> int:
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text!r} must be a whole number, {least} or more")
+def port(text: str) -> int:
+    """A TCP port, or 0 for any free one. Sockets take a larger number modulo 65536, without a word."""
+    return _whole(text, 0, 65_535)
+
+
+def _whole(text: str, least: int, most: int | None = None) -> int:
+    if not _WHOLE.fullmatch(text) or int(text) < least or (most is not None and int(text) > most):
+        bounds = f", {least} or more" if most is None else f" from {least} to {most}"
+        raise argparse.ArgumentTypeError(f"must be a whole number{bounds}, not {text!r}")
     return int(text)
 
 

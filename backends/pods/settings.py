@@ -23,7 +23,7 @@ SIGINT ends it at once; open streams are cut.
 """
 EPILOG = """\
 examples:
-  penstock pod simulator --port 8081 --slots 8 --ttft 50ms --itl 20ms
+  penstock pod simulator --port 9001 --slots 8 --ttft 50ms --itl 20ms
   penstock pod simulator --model qwen --kv-bytes 4Gi --kv-bytes-per-token 131072 --context 8192
   penstock pod simulator --fault reset_after_tokens:5 --fault '{"kind": "status", "value": 503, "times": 2}'
 
@@ -59,7 +59,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Declare the pod's options on `parser`; `run` reads what it parses."""
     server = parser.add_argument_group("server").add_argument
     server("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
-    server("--port", type=options.whole, default=0, help="port to listen on; 0 takes a free one (default: %(default)s)")
+    server("--port", type=options.port, default=0, help="port to listen on; 0 takes a free one (default: %(default)s)")
     server(
         "--model",
         action="append",

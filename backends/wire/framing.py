@@ -83,7 +83,8 @@ class Framing:
     """Reads one answer from the bytes of a connection, in whatever pieces they come.
 
     `frames`: whether whole chunks of a 2xx event stream may be passed on as they are. After each `feed`, see `head`,
-    `is_whole`, `fault` (empty while all is well) and, for what the payload was, `is_comment`.
+    `is_whole`, `fault` (empty while all is well; it quotes no byte of the body, for it is logged) and, for what the
+    payload was, `is_comment`.
     """
 
     __slots__ = (
@@ -321,15 +322,17 @@ class Framing:
         """The size that a size line states, or -1 if it is none, and whether it states nothing else."""
         match = _SIZE_LINE.fullmatch(line)
         if match is None:
-            self._break(f"bad chunk size {line[:32]!r}")
+            self._break("a chunk begins with what is no size")
             return -1, True
         return int(match[1], 16), match[2] is None
 
     def _wait_for_size_line(self, data: bytes, at: int) -> None:
         """Keep a size line that has begun, if it can still become one."""
         line = data[at:]
-        if len(line) >= SIZE_LINE_BYTES_MAX or not _BEGUN_SIZE_LINE.fullmatch(line):
-            self._break(f"bad chunk size {line[:32]!r}")
+        if len(line) >= SIZE_LINE_BYTES_MAX:
+            self._break(f"a chunk's size line is over {SIZE_LINE_BYTES_MAX} bytes")
+        elif not _BEGUN_SIZE_LINE.fullmatch(line):
+            self._break("a chunk begins with what is no size")
         else:
             self._tail = line
 

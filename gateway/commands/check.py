@@ -12,7 +12,7 @@ import textwrap
 import time
 from collections.abc import Iterator, Sequence
 
-from gateway.commands.file import add_file_option, print_faults, print_unreadable, read_configuration
+from gateway.commands.file import add_file_option, is_file, print_faults, print_unreadable, read_configuration
 from tenancy.config.faults import ConfigError, listed
 from tenancy.config.load import Loaded
 from tenancy.plan.contradictions import Severity
@@ -28,7 +28,7 @@ KV memory, and whatever in the file contradicts itself.
 """
 EPILOG = """\
 findings:
-  error     what the file says can never hold: an over-full device, a tenant that no pod can serve
+  error     what the file says can never hold: an over-full device, a tenant that no pod can serve, a file not there
   warning   it will not always hold, or nobody can tell: guarantees beyond what a pod holds
   note      nothing is wrong, but it is good to know
 
@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     except OSError as error:
         print_unreadable(args.file, error)
         return 2
-    planned = plan(loaded.policy, now_epoch=time.time())
+    planned = plan(loaded.policy, now_epoch=time.time(), exists=is_file)
     for line in report(loaded, planned):
         sys.stdout.write(line + "\n")
     return 0 if planned.is_sound else 1

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from tenancy.config.faults import ConfigError
-from tenancy.config.load import Loaded, load_with_places, names_in
+from tenancy.config.load import Loaded, Names, load_with_places, names_in
 from tenancy.policy import Policy
 
 DEFAULT_FILE = "penstock.yaml"
@@ -37,9 +37,14 @@ def read_configuration(name: str) -> Loaded:
     )
 
 
-def read_tenants(name: str) -> list[str]:
-    """The names of the tenants in a file, be the rest of it right or not: what is missing may be the key to come."""
-    return names_in(_text(name), "tenants", source=_source(name))
+def read_names(name: str) -> Names:
+    """The tenants and models in a file, be the rest of it right or not: what is missing may be the key to come."""
+    return names_in(_text(name), source=_source(name))
+
+
+def is_file(name: str) -> bool:
+    """Whether a file is there, as pods and listeners look for it: from the directory in which Penstock runs."""
+    return Path(name).is_file()
 
 
 def read_policy(name: str) -> Policy | None:

@@ -9,9 +9,10 @@ import argparse
 import json
 import secrets
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 
-from gateway.commands.file import print_faults, print_unreadable, read_tenants
+from gateway.commands.file import print_faults, print_unreadable, read_names
 from tenancy.config import written
 from tenancy.config.faults import ConfigError, suggest
 from tenancy.directory import hash_key
@@ -28,10 +29,10 @@ NEW_EPILOG = """\
 examples:
   penstock keys new acme
   penstock keys new acme --name ci --concurrency 4 --expires 2027-01-01
-  penstock keys new acme -f penstock.yaml      checks that the file has this tenant
+  penstock keys new acme -f penstock.yaml      checks that the file has this tenant (and each --model)
   penstock keys new acme --json                {"key": ..., "entry": ...}, for scripts
 
-exit codes: 0 made, 1 no such tenant in the file, 2 no such file, or misused
+exit codes: 0 made, 1 no such tenant or model in the file, 2 no such file, or misused
 """
 
 _LIMITS = (
@@ -54,20 +55,22 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     new.add_argument("tenant", metavar="TENANT", type=_reader(written.name()), help="whose key it is")
-    new.add_argument("-f", "--file", metavar="FILE", help="a configuration that must have this tenant")
+    new.add_argument(
+        "-f", "--file", metavar="FILE", help="a configuration that must have this tenant, and each --model"
+    )
     new.add_argument("--json", action="store_true", help="print one JSON object")
     own = new.add_argument_group("what the key alone may do")
     own.add_argument("--name", type=_reader(written.name()), help="what logs and refusals call it")
     own.add_argument("--model", action="append", type=_reader(written.model_name()), help="a model; may be repeated")
-    own.add_argument("--expires", metavar="DATE", type=_reader(written.moment()), help="when it ends: 2027-01-01")
+    own.add_argument("--expires", metavar="DATE", type=_to_come, help="when it ends: 2027-01-01")
     for name, kind, metavar, meaning in _LIMITS:
         own.add_argument(f"--{_dashed(name)}", dest=name, metavar=metavar, type=_reader(kind), help=meaning)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Print a new key and its entry; 1 where the file lacks the tenant, 2 where there is no file."""
+    """Print a new key and its entry; 1 where the file lacks the tenant or a model, 2 where there is no file."""
     if args.file is not None:
-        code = _refuse_unknown(args.tenant, args.file)
+        code = _refuse_unknown(args.tenant, args.model or (), args.file)
         if code:
             return code
     key = new_key()
@@ -88,20 +91,21 @@ def new_key() -> str:
     return PREFIX + secrets.token_urlsafe(32)
 
 
-def _refuse_unknown(tenant: str, name: str) -> int:
-    """0 where the file has the tenant; else the exit code, once the reason was printed."""
+def _refuse_unknown(tenant: str, models: Sequence[str], name: str) -> int:
+    """0 where the file has the tenant and the models; else the exit code, once the reason was printed."""
     try:
-        tenants = read_tenants(name)
+        names = read_names(name)
     except ConfigError as error:
         print_faults(error)
         return 1
     except OSError as error:
         print_unreadable(name, error)
         return 2
-    if tenant in tenants:
-        return 0
-    print(f"penstock: {name} has no tenant {tenant!r}; {suggest(tenant, tenants)}", file=sys.stderr)
-    return 1
+    unknown = [("tenant", tenant, names.tenants)] if tenant not in names.tenants else []
+    unknown += [("model", model, names.models) for model in models if names.models and model not in names.models]
+    for kind, word, known in unknown:
+        print(f"penstock: {name} has no {kind} {word!r}; {suggest(word, known)}", file=sys.stderr)
+    return 1 if unknown else 0
 
 
 def _entry(args: argparse.Namespace, digest: str) -> str | dict[str, object]:
@@ -131,6 +135,15 @@ def _reader(kind: written.Written) -> Callable[[str], str]:
         return text
 
     return check
+
+
+def _to_come(text: str) -> str:
+    """A moment, as it was written, that is not past."""
+    kind = written.moment()
+    _reader(kind)(text)
+    if kind.read(text) <= time.time():
+        raise argparse.ArgumentTypeError(f"{text} is past: the key would open nothing; write a date to come")
+    return text
 
 
 def _dashed(name: str) -> str:

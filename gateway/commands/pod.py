@@ -24,14 +24,17 @@ _PROGRAMS = {
 }
 """Each program's name, where its options are declared, where it is run, and what it is."""
 
+_NOT_RUN = {"vllm": "vLLM", "sglang": "SGLang", "openai": "a server that speaks OpenAI's API"}
+"""Engines of the file that are no programs of ours."""
+
 DESCRIPTION = """\
 Run one inference pod by hand. `penstock serve` starts the pods of its configuration by itself; this is for trying
 one, or for pods that live elsewhere and are named in the file by their URL.
 """
 EPILOG = """\
 examples:
-  penstock pod llama.cpp --port 8081
-  penstock pod simulator --port 8082 --slots 8 --ttft 50ms --itl 20ms
+  penstock pod llama.cpp --port 9001
+  penstock pod simulator --port 9002 --slots 8 --ttft 50ms --itl 20ms
   penstock pod simulator --help
 """
 
@@ -45,6 +48,10 @@ def add(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.elsewhere = {
+        name: f"Penstock does not run {what} itself: start it yourself and give its url (pods: - {{url: …}})"
+        for name, what in _NOT_RUN.items()
+    }
     programs = parser.add_subparsers(dest="program", required=True, metavar="PROGRAM")
     for name, (declared_in, _, summary) in _PROGRAMS.items():
         declared = import_module(declared_in)

@@ -6,7 +6,8 @@ import argparse
 import dataclasses
 import sys
 
-from gateway.commands.file import add_file_option, read_policy
+from backends.pods.options import port
+from gateway.commands.file import add_file_option, is_file, read_policy
 
 HELP = "run the gateway that a file describes"
 
@@ -38,8 +39,10 @@ def add(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     )
     add_file_option(parser)
     parser.add_argument("--host", help="listen here instead of `server.host`")
-    parser.add_argument("--port", type=int, help="listen on this port instead of `server.port`; 0: any free one")
-    parser.add_argument("--admin-port", type=int, help="the same for `admin.port`")
+    parser.add_argument(
+        "--port", type=port, metavar="PORT", help="listen on this port instead of `server.port`; 0: any free one"
+    )
+    parser.add_argument("--admin-port", type=port, metavar="PORT", help="the same for `admin.port`")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -49,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     from gateway.http.listener import ListenError
     from gateway.lifecycle import serve
     from gateway.observe.logs import Log
+    from tenancy.plan.contradictions import missing_files
 
     policy = read_policy(arguments.file)
     if policy is None:
@@ -62,6 +66,8 @@ def run(arguments: argparse.Namespace) -> int:
         admin = dataclasses.replace(admin, port=arguments.admin_port)
     policy = dataclasses.replace(policy, server=server, admin=admin)
     log = Log(sys.stderr, level=policy.logs.level, format=policy.logs.format)
+    for finding in missing_files(policy, is_file):
+        log.warning("file_missing", place=finding.place, detail=finding.text)
 
     def on_listening(gateway: Gateway) -> None:
         public, inner = gateway.listeners

@@ -1,7 +1,7 @@
 """The tables of routes: what the public address answers, and what the admin address does.
 
-The hot endpoints are plain routes, because FastAPI's own machinery (dependencies, validation, response models)
-costs more than the whole admission; the control endpoints use it.
+The hot endpoints are plain routes, because FastAPI's own machinery (dependencies, validation, response models) costs
+more than the whole admission; the control endpoints use it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Route
 
 from gateway.http.errors import Fault, method_not_allowed, not_found
+from gateway.http.parse import request_id_of
+from gateway.record import Record
 from gateway.routes.endpoints import CallEndpoint, Front, ModelsEndpoint
 from tenancy.call import Kind
 
@@ -22,15 +24,14 @@ IsReady = Callable[[], bool]
 def public_app(front: Front, is_ready: IsReady, started_at: int) -> FastAPI:
     """What clients reach: `/v1/*`, `/healthz`, `/readyz`. `started_at` is seconds since the epoch, for `/v1/models`."""
     hot = [Route(kind.value, CallEndpoint(kind, front), methods=["POST"]) for kind in Kind]
-    app = _app([*hot, Route("/v1/models", ModelsEndpoint(front, started_at), methods=["GET"])])
-    _add_health(app, is_ready)
-    return app
+    models = ModelsEndpoint(front, started_at)
+    named = [Route(path, models, methods=["GET"]) for path in ("/v1/models", "/v1/models/{name:path}")]
+    return _app([*hot, *named], front, is_ready)
 
 
-def admin_app(expose: Callable[[], bytes], is_ready: IsReady) -> FastAPI:
+def admin_app(front: Front, expose: Callable[[], bytes], is_ready: IsReady) -> FastAPI:
     """What operators reach: `/healthz`, `/readyz`, `/metrics`."""
-    app = _app([])
-    _add_health(app, is_ready)
+    app = _app([], front, is_ready)
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -39,37 +40,52 @@ def admin_app(expose: Callable[[], bytes], is_ready: IsReady) -> FastAPI:
     return app
 
 
-def _app(routes: list[Route]) -> FastAPI:
-    # No /docs and no /openapi.json: whoever has no key learns nothing.
-    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, routes=list(routes))
-    app.add_exception_handler(HTTPException, _fault_answer)
-    return app
+def _app(routes: list[Route], front: Front, is_ready: IsReady) -> FastAPI:
+    # No /docs and no /openapi.json: whoever has no key learns nothing. No redirects: their address would be what the
+    # client calls this host.
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, redirect_slashes=False, routes=list(routes))
 
+    async def unanswered(request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _unanswered(front, request, error)
 
-def _add_health(app: FastAPI, is_ready: IsReady) -> None:
-    @app.get("/healthz")
-    async def healthz() -> dict[str, str]:
+    app.add_exception_handler(HTTPException, unanswered)
+
+    @app.api_route("/healthz", methods=["GET", "HEAD"])
+    async def healthz(request: Request, response: Response) -> dict[str, str]:
+        response.headers["x-request-id"] = _request_id(front, request)
         return {"status": "ok"}
 
-    @app.get("/readyz")
-    async def readyz(response: Response) -> dict[str, str]:
+    @app.api_route("/readyz", methods=["GET", "HEAD"])
+    async def readyz(request: Request, response: Response) -> dict[str, str]:
+        response.headers["x-request-id"] = _request_id(front, request)
         if is_ready():
             return {"status": "ready"}
         response.status_code = 503
         return {"status": "not ready"}
 
+    return app
 
-async def _fault_answer(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    fault = _fault_of(request, error)
-    answer = Response(fault.body(), status_code=fault.status)
+
+def _request_id(front: Front, request: Request) -> str:
+    return request_id_of(request.scope["headers"]) or front.new_id()
+
+
+def _unanswered(front: Front, request: Request, error: HTTPException) -> Response:
+    """Whatever no route answers, in the contract's form and noted like any other request."""
+    allowed = (error.headers or {}).get("Allow", "")
+    fault = _fault_of(request, error, allowed)
+    request_id, now = _request_id(front, request), front.loop.time()
+    front.take(Record(request_id, request.url.path[:200], now, status=fault.status, code=fault.code, ended_at=now))
+    answer = Response(fault.body(), status_code=fault.status, headers={"x-request-id": request_id})
     for name, value in fault.headers():
         answer.headers[name.decode()] = value.decode()
+    if allowed:
+        answer.headers["allow"] = allowed
     return answer
 
 
-def _fault_of(request: Request, error: HTTPException) -> Fault:
+def _fault_of(request: Request, error: HTTPException, allowed: str) -> Fault:
     if error.status_code == 405:
-        allowed = (error.headers or {}).get("Allow", "another method")
-        return method_not_allowed(request.method, request.url.path, allowed)
+        return method_not_allowed(request.method, request.url.path, allowed or "another method")
     return not_found(request.method, request.url.path)

@@ -14,13 +14,15 @@ import msgspec
 
 from gateway.exchange import LEFT_STATUS, Exchange
 from gateway.http.client import EXTENSION, Client
-from gateway.http.errors import INTERNAL_ERROR, INVALID_API_KEY, Fault
+from gateway.http.errors import INTERNAL_ERROR, INVALID_API_KEY, Fault, model_not_found
 from gateway.http.parse import key_of, parse_call, request_id_of
 from gateway.leaving import Leaving
+from gateway.observe.metrics import OTHER
 from gateway.record import Record
 from gateway.stream.sink import ClientSink, Send
 from tenancy.call import Kind
-from tenancy.directory import Directory
+from tenancy.directory import Directory, ModelFound
+from tenancy.policy import Model
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
@@ -40,6 +42,7 @@ class Front:
         epoch: Callable[[], float],
         new_id: Callable[[], str],
         take: Callable[[Record], None],
+        crashed: Callable[[Exception, str], None],
     ) -> None:
         self.directory = directory
         self.exchange = exchange
@@ -47,6 +50,7 @@ class Front:
         self.epoch = epoch
         self.new_id = new_id
         self.take = take
+        self.crashed = crashed
         self.open_calls = 0
         self.on_quiet: Callable[[], None] | None = None
 
@@ -80,12 +84,16 @@ class CallEndpoint:
             fault = await self._call(client, headers, receive, sink, record)
             if fault is not None:
                 record.code = fault.code
-                record.detail = fault.message
+                record.detail = fault.param or ""  # not the message: it may quote the client
                 record.status = fault.status
                 record.ended_at = front.loop.time()
                 await sink.answer(
                     fault.status, [*fault.headers(), (b"x-request-id", request_id.encode())], fault.body()
                 )
+        except Exception as error:
+            front.crashed(error, request_id)
+            record.code, record.status = INTERNAL_ERROR.code, INTERNAL_ERROR.status
+            await _tell_of_crash(sink, request_id)
         finally:
             front.closed()
             record.status = record.status or INTERNAL_ERROR.status
@@ -120,6 +128,7 @@ class CallEndpoint:
             request_id=record.request_id,
         )
         if isinstance(call, Fault):
+            record.model = OTHER if call.param == "model" else ""
             return call
         record.model, record.streamed = call.model, call.streamed
         leaving = Leaving()
@@ -128,8 +137,18 @@ class CallEndpoint:
         return None
 
 
+async def _tell_of_crash(sink: ClientSink, request_id: str) -> None:
+    """A fault of our own: the contract's error object, or one event where the head is out."""
+    if sink.is_started:
+        sink.write_event(INTERNAL_ERROR.event())
+        await sink.end()
+    else:
+        headers = [*INTERNAL_ERROR.headers(), (b"x-request-id", request_id.encode())]
+        await sink.answer(INTERNAL_ERROR.status, headers, INTERNAL_ERROR.body())
+
+
 class ModelsEndpoint:
-    """`GET /v1/models`: those that this key may use."""
+    """`GET /v1/models`: those that this key may use; with a name after it, that one."""
 
     def __init__(self, front: Front, created: int) -> None:
         self._front = front
@@ -141,21 +160,32 @@ class ModelsEndpoint:
         request_id = request_id_of(headers) or front.new_id()
         record = Record(request_id, "/v1/models", front.loop.time())
         sink = ClientSink(scope["extensions"][EXTENSION], send)
-        found = front.directory.find(key_of(headers), front.epoch())
-        if found is None:
-            fault = INVALID_API_KEY
-            record.code = fault.code
-            status, fields, body = fault.status, fault.headers(), fault.body()
+        answer = self._answer(key_of(headers), scope["path_params"].get("name"), record)
+        if isinstance(answer, Fault):
+            record.code, record.status = answer.code, answer.status
+            fields, body = answer.headers(), answer.body()
         else:
-            record.tenant, record.key = found[0].name, found[1].name
-            models = [
-                {"id": model.name, "object": "model", "created": self._created, "owned_by": "penstock"}
-                | ({} if model.context_tokens is None else {"max_model_len": model.context_tokens})
-                for model in front.directory.models(*found)
-            ]
-            status, fields = 200, [(b"content-type", b"application/json")]
-            body = msgspec.json.encode({"object": "list", "data": models})
-        record.status = status
-        await sink.answer(status, [*fields, (b"x-request-id", request_id.encode())], body)
+            record.status = 200
+            fields, body = [(b"content-type", b"application/json")], msgspec.json.encode(answer)
+        await sink.answer(record.status, [*fields, (b"x-request-id", request_id.encode())], body)
         record.ended_at = front.loop.time()
         front.take(record)
+
+    def _answer(self, key_text: str, name: str | None, record: Record) -> Fault | dict[str, Any]:
+        directory = self._front.directory
+        found = directory.find(key_text, self._front.epoch())
+        if found is None:
+            return INVALID_API_KEY
+        tenant, key = found
+        record.tenant, record.key = tenant.name, key.name
+        if name is None:
+            return {"object": "list", "data": [self._told(model) for model in directory.models(tenant, key)]}
+        known = directory.model(tenant, key, name)
+        for model in directory.models(tenant, key):
+            if isinstance(known, ModelFound) and model.name == known.name:
+                return self._told(model)
+        return model_not_found(name)
+
+    def _told(self, model: Model) -> dict[str, Any]:
+        told = {"id": model.name, "object": "model", "created": self._created, "owned_by": "penstock"}
+        return told if model.context_tokens is None else {**told, "max_model_len": model.context_tokens}

@@ -63,7 +63,17 @@ class Sink(Protocol):
 class ClientSink:
     """The sink of a client that waits on its own connection."""
 
-    __slots__ = ("_client", "_flow", "_send", "_transport", "is_framed", "is_started", "status", "writes")
+    __slots__ = (
+        "_client",
+        "_flow",
+        "_is_starting",
+        "_send",
+        "_transport",
+        "is_framed",
+        "is_started",
+        "status",
+        "writes",
+    )
 
     def __init__(self, client: Client, send: Send) -> None:
         self._client = client
@@ -71,6 +81,7 @@ class ClientSink:
         self._send = send
         self._flow: Flow | None = None
         self.is_framed = client.framed
+        self._is_starting = False
         self.is_started = False
         self.status = 0
         self.writes = 0
@@ -83,12 +94,14 @@ class ClientSink:
         await self._send({"type": "http.response.body", "body": body})
 
     async def start(self, status: int, headers: Headers) -> None:
-        self.is_started = True
+        self._is_starting = True
         self.status = status
+        # It waits where an earlier answer of this connection has not been read: until then nothing may be written.
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
+        self.is_started = True
 
     def start_now(self, status: int, headers: Headers) -> bool:
-        if self._client.write_paused:
+        if self._is_starting or self._client.write_paused:
             return False
         step = self.start(status, headers).__await__()
         try:

@@ -19,8 +19,8 @@ _NULL = re.compile(rb'"usage"\s*:\s*null')
 
 
 class _Details(msgspec.Struct):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | float | None = 0
+    completion_tokens: int | float | None = 0
 
 
 class _Carrier(msgspec.Struct):
@@ -48,8 +48,12 @@ def usage_of(data: bytes) -> tuple[Usage | None, bool]:
         return None, False
     if carrier.usage is None:
         return None, False
-    usage = Usage(max(0, carrier.usage.prompt_tokens), max(0, carrier.usage.completion_tokens))
+    usage = Usage(_count(carrier.usage.prompt_tokens), _count(carrier.usage.completion_tokens))
     return usage, carrier.choices is not None and not carrier.choices
+
+
+def _count(number: float | None) -> int:
+    return max(0, int(number or 0))
 
 
 def without_usage(data: bytes) -> bytes:

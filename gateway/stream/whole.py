@@ -95,7 +95,7 @@ class Assembled:
         if not isinstance(event, dict):
             raise ValueError("not an object")
         self.events += 1
-        if "error" in event:
+        if event.get("error") is not None:
             self.has_error = True
             return
         usage, _ = usage_of(data)
@@ -134,6 +134,26 @@ class Assembled:
             for call in (choice.get("message") or {}).get("tool_calls") or []:
                 call.pop("index", None)
         return msgspec.json.encode({**self._envelope, "object": form, "choices": choices})
+
+
+def as_stream(kind: Kind, body: bytes, *, shows_usage: bool) -> bytes | None:
+    """A whole answer as the events of a stream: one with all of it, and the end. `None` where it is no such answer."""
+    try:
+        answer = msgspec.json.decode(body)
+        choices = answer["choices"]
+        for choice in choices if kind is Kind.CHAT else ():
+            choice["delta"] = choice.pop("message")
+            for index, call in enumerate(choice["delta"].get("tool_calls") or []):
+                call["index"] = index
+    except (msgspec.DecodeError, RecursionError, TypeError, AttributeError, KeyError):
+        return None
+    if kind is Kind.CHAT:
+        answer["object"] = "chat.completion.chunk"
+    usage = answer.pop("usage", None)
+    events = [answer]
+    if shows_usage and usage is not None:
+        events.append({**answer, "choices": [], "usage": usage})
+    return b"".join(b"data: " + msgspec.json.encode(event) + b"\n\n" for event in events) + b"data: [DONE]\n\n"
 
 
 def _merge(whole: dict[str, Any], delta: dict[str, Any]) -> None:

@@ -26,13 +26,25 @@ def json_schema() -> dict[str, Any]:
 
 def keys_at(path: Path) -> dict[str, Any] | None:
     """The keys that a mapping at `path` may have, with their schemas; `None` where there is no mapping."""
+    schema = _at(path)
+    return None if schema is None else schema.get("properties")
+
+
+def required_at(path: Path) -> list[str]:
+    """The keys that a mapping at `path` must have."""
+    schema = _at(path)
+    required: list[str] = [] if schema is None else schema.get("required", [])
+    return required
+
+
+def _at(path: Path) -> dict[str, Any] | None:
     schema = _object(_schema())
     for step in path:
         if schema is None:
             return None
         inner = schema.get("items") if isinstance(step, int) else schema.get("properties", {}).get(step)
         schema = None if inner is None else _object(inner)
-    return None if schema is None else schema.get("properties")
+    return schema
 
 
 @cache

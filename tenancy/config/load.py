@@ -17,8 +17,8 @@ from tenancy.config.configmap import ProfilesFile, read_profiles
 from tenancy.config.document import Document, Value, read_document
 from tenancy.config.facts import make_policy
 from tenancy.config.faults import ConfigError, Fault, Path, listed, nearest, place_of
-from tenancy.config.json_schema import keys_at
-from tenancy.config.references import check_references
+from tenancy.config.json_schema import keys_at, required_at
+from tenancy.config.references import check_references, models_named, tenants_named
 from tenancy.config.schema import NOT_YET, FileKeys
 from tenancy.config.written import WRONG
 from tenancy.policy import Policy
@@ -83,14 +83,20 @@ def load_with_places(
     return Loaded(make_policy(file, env), source, _not_yet(root, document, profiles), document, profiles)
 
 
-def names_in(text: str, section: str, *, source: str = "penstock.yaml") -> list[str]:
-    """The names of a section's entries in a file that need not be right; raises `ConfigError` if it cannot be read."""
+@dataclass(frozen=True, slots=True)
+class Names:
+    """What a file names: its tenants, and its models with their aliases."""
+
+    tenants: tuple[str, ...]
+    models: tuple[str, ...]
+
+
+def names_in(text: str, *, source: str = "penstock.yaml") -> Names:
+    """The names in a file that need not be right otherwise; raises `ConfigError` if it cannot be read."""
     document = read_document(text, source, env=None)
     if not isinstance(document.value, dict):
         raise ConfigError(document.faults)
-    entries = document.value.get(section)
-    named = [entry.get("name") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    return [name for name in named if isinstance(name, str)]
+    return Names(tenants_named(document.value), models_named(document.value))
 
 
 def _profiles_of(root: dict[str, Any], document: Document, read_file: ReadFile | None) -> ProfilesFile | None:
@@ -162,7 +168,9 @@ class _Reading:
             remedy = f"write [{value}]" if isinstance(value, str) else "begin each entry with `- `"
             self._blame(path, f"must be a list, not {_kind(value)}", remedy)
         elif kind == "too_short":
-            self._blame(path, "is an empty list", "give it an entry, or leave the key out")
+            is_needed = path[-1] in required_at(path[:-1])
+            remedy = "it needs an entry" if is_needed else "give it an entry, or leave the key out"
+            self._blame(path, "is an empty list", remedy)
         else:
             assert kind in {"model_type", "model_attributes_type"}, error
             known_keys = listed(list(keys_at(path) or {}))

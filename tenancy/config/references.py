@@ -12,11 +12,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tenancy.config.faults import Path, nearest, place_of, suggest
-from tenancy.config.schema import ENGINES, RUN_BY_US
+from tenancy.config.schema import ADMIN_PORT, ENGINES, HOST, RUN_BY_US, SERVER_PORT
+from tenancy.units import parse_count
 
 Blame = Callable[[Path, str, str], None]
 """Takes a fault: its place, the reason, and what would be right."""
 
+_ALL_HOSTS = frozenset({"0.0.0.0", "::"})
+_HOST_NAMES = {"localhost": "127.0.0.1"}
 _HASH = re.compile(r"sha256:([0-9a-f]{64})")
 
 
@@ -69,8 +72,46 @@ def check_references(root: Mapping[str, Any], unread: Collection[str], blame: Bl
             _known(_texts(key, "models", where), "model", models, blame)
             _known(_per_device(key, where), "device", budgets, blame)
             _within_tenant(key, where, tenant, canonical, blame)
+    _listeners(root, blame)
     _hashes(root, blame)
     _key_names(root, blame)
+
+
+def tenants_named(root: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the tenants, whatever is wrong with the file."""
+    return tuple(_names(root, "tenants", _no_blame).places)
+
+
+def models_named(root: Mapping[str, Any]) -> tuple[str, ...]:
+    """Every name by which a model is known, whatever is wrong with the file."""
+    return tuple(_models(root, _no_blame)[0].places)
+
+
+def _no_blame(path: Path, reason: str, remedy: str) -> None:
+    """For who only wants the names."""
+
+
+def _listeners(root: Mapping[str, Any], blame: Blame) -> None:
+    """Clients and operators come to different ports of a host."""
+    places: dict[str, tuple[str, int]] = {}
+    for section, port in (("server", SERVER_PORT), ("admin", ADMIN_PORT)):
+        keys = root.get(section, {})
+        if not isinstance(keys, dict):
+            return
+        host = keys.get("host", HOST)
+        try:
+            places[section] = (host if isinstance(host, str) else HOST, parse_count(keys.get("port", port)))
+        except (TypeError, ValueError, AttributeError):
+            return
+    (host, port), (admin_host, admin_port) = places["server"], places["admin"]
+    hosts = {_HOST_NAMES.get(name.strip().lower(), name.strip().lower()) for name in (host, admin_host)}
+    if port != admin_port or port == 0 or (len(hosts) > 1 and not hosts & _ALL_HOSTS):
+        return
+    is_said = "port" in root.get("admin", {})
+    section, other = ("admin", "server") if is_said else ("server", "admin")
+    default = "" if "port" in root.get(other, {}) else " by default"
+    reason = f"is {port}, and so is {other}.port{default}, on the same host"
+    blame((section, "port"), reason, "give one of them another port, or 0 for a free one")
 
 
 def _names(root: Mapping[str, Any], section: str, blame: Blame) -> _Names:

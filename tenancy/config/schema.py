@@ -19,6 +19,7 @@ from tenancy.config import written
 
 ENGINES = ("vllm", "sglang", "llama.cpp", "simulator", "openai")
 RUN_BY_US = ("llama.cpp", "simulator")
+HOST, SERVER_PORT, ADMIN_PORT = "127.0.0.1", 8080, 8081
 
 NOT_YET: Mapping[str, str] = MappingProxyType(
     {
@@ -272,8 +273,8 @@ class TlsKeys(Keys):
 class ServerKeys(Keys):
     """Where clients come, and how much of their time and bytes is taken."""
 
-    host: Annotated[str, written.text()] = _default("127.0.0.1", "The address that it listens on.")
-    port: Annotated[int, written.count(0, 65_535)] = _default(8080, "The port; 0 takes a free one.")
+    host: Annotated[str, written.text()] = _default(HOST, "The address that it listens on.")
+    port: Annotated[int, written.count(0, 65_535)] = _default(SERVER_PORT, "The port; 0 takes a free one.")
     head_bytes: Annotated[int, written.size(1024)] = _default("64Ki", "The longest request head.")
     body_bytes: Annotated[int, written.size()] = _default("32Mi", "The longest request body.")
     head_timeout: Annotated[float, written.duration()] = _default("10s", "How long a head may take to arrive.")
@@ -296,8 +297,8 @@ class ServerKeys(Keys):
 class AdminKeys(Keys):
     """Where operators come: `/healthz`, `/readyz` and `/metrics`."""
 
-    host: Annotated[str, written.text()] = _default("127.0.0.1", "The address that it listens on.")
-    port: Annotated[int, written.count(0, 65_535)] = _default(8081, "The port; 0 takes a free one.")
+    host: Annotated[str, written.text()] = _default(HOST, "The address that it listens on.")
+    port: Annotated[int, written.count(0, 65_535)] = _default(ADMIN_PORT, "The port; 0 takes a free one.")
     token: Annotated[str | None, written.text(is_secret=True)] = _optional(
         "What opens `/admin`; left out: the variable `PENSTOCK_ADMIN_TOKEN`, and without it `/admin` stays shut."
     )
@@ -371,12 +372,12 @@ class CacheKeys(Keys):
 
 
 class LogKeys(Keys):
-    """What is written to standard error."""
+    """What the gateway itself writes to standard error, and the access log, one line a request, on standard output."""
 
     level: Annotated[str, written.choice("debug", "info", "warning", "error")] = _default(
-        "info", "The least that is written."
+        "info", "The least that is written to standard error; the access log has no levels."
     )
-    format: Annotated[str, written.choice("json", "text")] = _default("json", "How it is written.")
+    format: Annotated[str, written.choice("json", "text")] = _default("json", "How both are written.")
 
 
 class FileKeys(Keys):

@@ -7,7 +7,7 @@ ledger's own accounts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 
@@ -15,11 +15,12 @@ from tenancy.accounts import Account, Host, Owner
 from tenancy.config.faults import Path, listed, place_of
 from tenancy.need import TOKENS_A_MESSAGE, Need
 from tenancy.plan.sums import DevicePlan, PodPlan, Sums, TenantPlan
-from tenancy.policy import Key, Model, Pod, Tenant
+from tenancy.policy import Key, Model, Pod, Policy, Tenant
 from tenancy.units import format_bytes, format_duration
 
 _SHORTEST_PROMPT = TOKENS_A_MESSAGE + 1
 _DAY = 86_400.0
+_BUILT_IN_MODEL = "penstock-tiny"  # a name that stands for a file
 
 
 class Severity(Enum):
@@ -62,6 +63,24 @@ def contradictions(sums: Sums, now_epoch: float | None) -> list[Finding]:
         findings += _on_queue(sums, tenant)
     order = list(Severity)
     return sorted(findings, key=lambda finding: order.index(finding.severity))
+
+
+def missing_files(policy: Policy, exists: Callable[[str], bool]) -> Iterator[Finding]:
+    """Every file that the policy names and that is not there: models of pods that we run, certificate and key."""
+    named: list[tuple[Path, str | None]] = [
+        (("pods", index, "model"), pod.model_file)
+        for index, pod in enumerate(policy.pods.values())
+        if pod.model_file != _BUILT_IN_MODEL
+    ]
+    named += [(("server", "tls", "cert"), policy.server.tls_cert), (("server", "tls", "key"), policy.server.tls_key)]
+    for path, file in named:
+        if file is not None and not exists(file):
+            text = f"there is no file {file}"
+            if not file.startswith("/"):
+                text += "; a path that does not begin with / is looked for in the directory where Penstock is started"
+            if path[-1] == "model":
+                text += f"; `model: {_BUILT_IN_MODEL}` comes with Penstock"
+            yield Finding(Severity.ERROR, path, text)
 
 
 # devices
@@ -141,7 +160,8 @@ def _on_capacity(sums: Sums, planned: PodPlan) -> Iterator[Finding]:
     pod, path, may_tell = planned.pod, planned.path, planned.tells_kv is not False
     models = listed(list(planned.unweighed))
     if planned.kv_bytes is None and (models or not may_tell):
-        why = f"nothing says what a token of {models} weighs" if may_tell else "its KV size is not known"
+        told = "its KV size is told by the pod when it runs, but in tokens: " if planned.tells_kv else ""
+        why = f"{told}nothing says what a token of {models} weighs" if may_tell else "its KV size is not known"
         remedy = "`kvBytesPerToken`" if may_tell else "`kvMemory`"
         if planned.slots is not None:
             text = f"{pod.name} is limited by {planned.slots} calls at once alone: {why} ({remedy})"
@@ -149,7 +169,8 @@ def _on_capacity(sums: Sums, planned: PodPlan) -> Iterator[Finding]:
         elif pod.engine == "llama.cpp":  # it tells its slots
             yield Finding(Severity.NOTE, path, f"{pod.name} is limited by its slots alone: {why} ({remedy})")
         else:
-            text = f"nothing limits {pod.name}: {why} ({remedy}), and it has no `concurrency`"
+            key = "slots" if pod.url is None else "concurrency"
+            text = f"nothing limits {pod.name}: {why} ({remedy}), and it has no `{key}`"
             yield Finding(Severity.WARNING, path, text)
     budgeted = [guarantee.tenant for guarantee in planned.guarantees]
     if models and budgeted:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tenancy.accounts import Capacity
-from tenancy.plan.contradictions import Finding, Severity, contradictions
+from tenancy.plan.contradictions import Finding, Severity, contradictions, missing_files
 from tenancy.plan.sums import DevicePlan, Inventory, PodPlan, Sums, TenantPlan
 from tenancy.policy import Policy
 
@@ -31,11 +31,16 @@ def plan(
     capacities: Mapping[str, Capacity | None] | None = None,
     inventory: Inventory | None = None,
     now_epoch: float | None = None,
+    exists: Callable[[str], bool] | None = None,
 ) -> Plan:
     """Add up what `policy` promises, and find what cannot hold.
 
     `capacities` is what running pods told, by name; `inventory` the GPUs that there are; `now_epoch` the time against
-    which expiry is held. Without them the file's word is taken, and expiry is not looked at.
+    which expiry is held; `exists` tells whether a file that the configuration names is there. Without them the file's
+    word is taken, and neither expiry nor files are looked at.
     """
     sums = Sums(policy, capacities or {}, inventory)
-    return Plan(sums.devices, sums.pods, sums.tenants, tuple(contradictions(sums, now_epoch)))
+    findings = contradictions(sums, now_epoch)
+    if exists is not None:
+        findings = [*missing_files(policy, exists), *findings]
+    return Plan(sums.devices, sums.pods, sums.tenants, tuple(findings))

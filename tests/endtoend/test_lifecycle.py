@@ -69,6 +69,37 @@ async def test_sigterm_lets_open_streams_finish_admits_nothing_new_and_exits_0(t
                 assert await running.process.wait() == 0
 
 
+async def test_streams_that_outlast_the_drain_are_told_so_and_end_in_order(tmp_path: Path) -> None:
+    async with simulator(slots=4, itl="50ms", model="tiny") as pod:
+        async with gateway(file(pod.url, "server: {drainTimeout: 200ms}"), tmp_path) as running:
+            cut = asyncio.create_task(stream(running, 1000))
+            await pod.until(lambda rows: rows["all"]["running"] == 1)
+            running.process.send_signal(signal.SIGTERM)
+            text = await cut
+            last = text.split("\n\n")[-2]
+            assert '"code":"draining"' in last
+            assert '"status":503' in last
+            async with asyncio.timeout(20):
+                assert await running.process.wait() == 1
+        assert not any(line.get("client_left") for line in running.access)
+
+
+async def test_what_no_route_answers_is_told_and_noted_like_everything_else(tmp_path: Path) -> None:
+    async with simulator(model="tiny") as pod, gateway(file(pod.url), tmp_path) as running:
+        async with httpx.AsyncClient(base_url=running.url) as client:
+            lost = await client.post("/chat/completions", json={})
+            wrong = await client.get("/v1/chat/completions")
+            slash = await client.post("/v1/chat/completions/", json={})
+            health = await client.head("/healthz")
+        assert (lost.status_code, lost.json()["error"]["code"]) == (404, "not_found")
+        assert (wrong.status_code, wrong.headers["allow"]) == (405, "POST")
+        assert slash.status_code == 404
+        assert health.status_code == 200
+        assert all(answer.headers["x-request-id"] for answer in (lost, wrong, slash, health))
+        assert await running.metric("penstock_requests_total", code="404") == 2
+        await until(lambda: sum(line.get("code") == "not_found" for line in running.access) == 2)
+
+
 async def test_a_second_signal_ends_it_at_once(tmp_path: Path) -> None:
     async with simulator(slots=4, itl="50ms", model="tiny") as pod, gateway(file(pod.url), tmp_path) as running:
         cut = asyncio.create_task(stream(running, 1000))

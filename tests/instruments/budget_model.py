@@ -24,11 +24,15 @@ LaneName = tuple[str, str, str]
 
 @dataclass
 class Held:
-    """A lease as the model knows it: what it must hold, by account."""
+    """A lease as the model knows it: what it must hold on its pod, and what its tenant and key would pay for it alone.
+
+    They pay once for all leases of a call, what moves left behind among them: for the largest.
+    """
 
     lease: Lease
-    bytes_: dict[Place, int]
-    calls: dict[Place, int]
+    on_pod: dict[Place, int]
+    owed: dict[Place, int]
+    payers: tuple[Place, ...]
     charged: list[tuple[Place, int]] = field(default_factory=list)  # index into the model's token events
 
 
@@ -172,16 +176,28 @@ class BudgetModel:
     def bytes_held(self) -> dict[Place, int]:
         total = dict(self.standing())
         for held in self.held:
-            for place, bytes_ in held.bytes_.items():
+            for place, bytes_ in held.on_pod.items():
+                total[place] = total.get(place, 0) + bytes_
+        for parts in self.by_call():
+            for place, bytes_ in largest(parts).items():
                 total[place] = total.get(place, 0) + bytes_
         return total
 
     def calls_held(self) -> dict[Place, int]:
         total: dict[Place, int] = {}
         for held in self.held:
-            for place, calls in held.calls.items():
-                total[place] = total.get(place, 0) + calls
+            for place in held.on_pod:
+                total[place] = total.get(place, 0) + 1
+        for parts in self.by_call():
+            for place in parts[0].payers:
+                total[place] = total.get(place, 0) + 1
         return total
+
+    def by_call(self) -> Iterator[list[Held]]:
+        calls: dict[str, list[Held]] = {}
+        for held in self.held:
+            calls.setdefault(held.lease.call.id, []).append(held)
+        yield from calls.values()
 
     # what happened
 
@@ -221,11 +237,9 @@ class BudgetModel:
     def granted(self, lease: Lease, now: float) -> None:
         call = lease.call
         bytes_ = self.size(lease.need, lease.pod, call.model)
-        held = Held(lease, self.owner_bytes(call, lease.pod, bytes_), {})
-        held.bytes_["pod", lease.pod] = bytes_
-        held.calls["pod", lease.pod] = 1
+        payers = tuple(place for place, _, _ in self.budgets(call))
+        held = Held(lease, {("pod", lease.pod): bytes_}, self.owner_bytes(call, lease.pod, bytes_), payers)
         for place, budget, _ in self.budgets(call):
-            held.calls[place] = 1
             self.requests.setdefault(place, []).append(Charge(now, 1))
             tokens = self.tokens.setdefault(place, [])
             held.charged.append((place, len(tokens)))
@@ -247,19 +261,21 @@ class BudgetModel:
     def of(self, lease: Lease) -> Held:
         return next(held for held in self.held if held.lease is lease)
 
+    def parts_of(self, lease: Lease) -> list[Held]:
+        """The lease and what its moves have left behind and is not let go."""
+        return [held for held in self.held if held.lease.call is lease.call]
+
     def taken_off(self, lease: Lease) -> None:
         held = self.of(lease)
         if lease.left_behind is not None:
-            pod: Place = ("pod", lease.left_behind.pod)
-            self.held.append(Held(lease.left_behind, {pod: held.bytes_[pod]}, {pod: 1}))
-        for place in [place for place in held.calls if place[0] == "pod"]:
-            del held.calls[place], held.bytes_[place]
+            self.held.append(Held(lease.left_behind, held.on_pod, held.owed, held.payers))
+        held.on_pod = {}
 
     def put_on(self, lease: Lease) -> None:
         held = self.of(lease)
         bytes_ = self.size(lease.need, lease.pod, lease.call.model)
-        held.bytes_ = {**self.owner_bytes(lease.call, lease.pod, bytes_), ("pod", lease.pod): bytes_}
-        held.calls["pod", lease.pod] = 1
+        held.owed = self.owner_bytes(lease.call, lease.pod, bytes_)
+        held.on_pod = {("pod", lease.pod): bytes_}
 
     def booked(self, lease: Lease, tokens: int, now: float) -> None:
         """Corrections count while the bucket of the admission does."""
@@ -299,7 +315,7 @@ class BudgetModel:
     def allows(self, ticket: Ticket, pod: str) -> bool:
         """Whether tenant's and key's memory allow the ticket on `pod`."""
         held = self.bytes_held()
-        own = {} if ticket.moving is None else self.of(ticket.moving).bytes_
+        own = {} if ticket.moving is None else largest(self.parts_of(ticket.moving))
         bytes_ = self.size(ticket.need, pod, ticket.call.model)
         limits = dict(self.memory_limits())
         asked = self.owner_bytes(ticket.call, pod, bytes_)
@@ -334,6 +350,12 @@ class BudgetModel:
             if not self.is_barred(ticket, self.pods_for(ticket), now):
                 blocked[ticket] = self.blocked_since.get(ticket, now)
         self.blocked_since, self.head_since = blocked, heads
+
+
+def largest(parts: Sequence[Held]) -> dict[Place, int]:
+    """What tenant and key pay for the parts of one call."""
+    places = dict.fromkeys(place for part in parts for place in part.owed)
+    return {place: max(part.owed.get(place, 0) for part in parts) for place in places}
 
 
 def lane_of(call: Call) -> LaneName:

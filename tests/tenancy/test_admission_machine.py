@@ -208,7 +208,7 @@ class AdmissionMachine(RuleBasedStateMachine):
             self.model.waiting.remove(moving)
         if usage is not None:
             self.model.booked(lease, usage.total_tokens, self.now)
-        if let_go or ("pod", lease.pod) not in self.model.of(lease).calls:  # a move was refused, or waits
+        if let_go or not self.model.of(lease).on_pod:  # a move was refused, or waits
             self.model.released(lease)
         self.told(self.admission.settle(lease, usage, self.now, let_go=let_go))
         assert lease.is_released or lease.is_closing
@@ -231,7 +231,7 @@ class AdmissionMachine(RuleBasedStateMachine):
     def move(self, lease: Lease, not_on: tuple[str, ...], let_go: bool) -> object:
         if lease.is_settled or any(ticket.moving is lease for ticket in self.model.waiting):
             return multiple()
-        was_on_pod = ("pod", lease.pod) in self.model.of(lease).calls
+        was_on_pod = bool(self.model.of(lease).on_pod)
         answer = self.admission.move(lease, frozenset(not_on), self.now, let_go=let_go)
         assert (lease.left_behind is not None) == (was_on_pod and not let_go), "invariant 2: what was left is not held"
         if was_on_pod:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from tenancy.admission import Admitted, Capacity
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+
+from tenancy.admission import Admitted, Capacity, Lease
 from tenancy.call import Usage
 from tenancy.policy import Budget, Device, Key, Mps, Profile
 from tenancy.refusal import Code
@@ -128,6 +133,52 @@ def test_what_a_move_leaves_behind_stays_on_the_pod_until_it_lets_go() -> None:
     world.settle(lease)
     world.admission.let_go([behind], world.now)
     assert world.admission.pod_state("a").calls == 0
+
+
+@pytest.mark.parametrize("order", list(permutations(("call", "first pod", "second pod"))), ids=" then ".join)
+def test_tenant_and_key_pay_once_until_the_call_has_ended_and_the_pods_it_left_have_let_go(
+    order: tuple[str, ...],
+) -> None:
+    acme = tenant("acme", Key("1", "key", budget=Budget(concurrency=1)), memory_bytes=3 * BYTES_A_BLOCK)
+    world = World([acme], [pod("a"), pod("b"), pod("c")])
+    lease = world.lease("acme", 2)
+    behind = [moved_on(world, lease, frozenset({lease.pod})) for _ in range(2)]
+    pods = [lease.pod, *(part.pod for part in behind)]
+    world.adopt(tenants={"acme": replace(acme, queue_depth=3)})
+    for number, ends in enumerate(order):
+        state = world.admission.tenant_state("acme")
+        assert (state.concurrency_held, state.memory_reserved) == (1, 2 * BYTES_A_BLOCK)
+        assert sum(world.admission.pod_state(name).calls for name in sorted(set(pods))) == 3 - number
+        assert world.refusal("acme", may_wait=False).code is Code.CONCURRENCY_BUDGET
+        if ends == "call":
+            world.settle(lease)
+        else:
+            world.admission.let_go([behind[ends == "second pod"]], world.now)
+    state = world.admission.tenant_state("acme")
+    assert (state.concurrency_held, state.memory_reserved) == (0, 0)
+    world.lease("acme", 3)
+
+
+def test_a_tenant_pays_for_what_is_left_on_a_shared_pod_when_its_call_moves_to_its_own() -> None:
+    own = pod("own", tenants=frozenset({"acme"}), memory_bytes=0)
+    world = World([tenant("acme", memory_bytes=3 * BYTES_A_BLOCK)], [pod("shared"), own])
+    world.ranking.set_ready(["shared"])
+    lease = world.lease("acme", 2)
+    world.ranking.set_ready(["shared", "own"])
+    world.admission.pods_changed({name: Capacity(slots=4) for name in ("shared", "own")}, world.now)
+    behind = moved_on(world, lease, frozenset({"shared"}))
+    assert lease.pod == "own"
+    assert world.admission.tenant_state("acme").memory_reserved == 2 * BYTES_A_BLOCK
+    world.admission.let_go([behind], world.now)
+    assert world.admission.tenant_state("acme").memory_reserved == 0
+    assert world.admission.tenant_state("acme").concurrency_held == 1
+
+
+def moved_on(world: World, lease: Lease, not_on: frozenset[str]) -> Lease:
+    """Move `lease` to another pod; give what it left behind."""
+    assert isinstance(world.admission.move(lease, not_on, world.now, let_go=False), Admitted)
+    assert lease.left_behind is not None
+    return lease.left_behind
 
 
 def test_a_closing_lease_holds_everything_until_it_is_let_go() -> None:

@@ -49,6 +49,90 @@ def test_a_maximum_is_written_only_where_the_client_stated_none(
     assert {key: value for key, value in body.items() if key.startswith("max_")} == expected
 
 
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({}, {"max_tokens": 64}),
+        ({"max_tokens": 5}, {"max_tokens": 5}),
+        ({"max_completion_tokens": 7}, {"max_tokens": 7}),
+        ({"max_completion_tokens": None}, {"max_tokens": 64}),
+    ],
+)
+def test_a_completions_maximum_goes_out_under_the_name_that_pods_know(
+    engine: Engine, make_call: Any, make_pod: Any, sent: Any, stated: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    body = sent(engine.request(make_call({"prompt": "Hello", **stated}, kind=Kind.COMPLETION), make_pod(), 64))
+    assert {key: value for key, value in body.items() if key.startswith("max_")} == expected
+
+
+JOINING = [engine for name, engine in sorted(ENGINES.items()) if name in {"vllm", "sglang", "simulator"}]
+
+
+@pytest.mark.parametrize("engine", JOINING, ids=lambda engine: engine.name)
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Kind.CHAT, {}),
+        (Kind.CHAT, {"stream": False, "stream_options": {"continuous_usage_stats": True}}),
+        (Kind.CHAT, {"n": 2, "logprobs": True, "top_logprobs": 3}),
+        (Kind.CHAT, {"tools": [], "echo": False, "prompt_logprobs": None, "return_token_ids": False}),
+        (Kind.COMPLETION, {"echo": True}),
+    ],
+)
+def test_a_whole_answer_that_can_be_joined_is_asked_as_a_stream_with_usage(
+    engine: Engine, make_call: Any, make_pod: Any, sent: Any, kind: Kind, fields: dict[str, Any]
+) -> None:
+    request = engine.request(make_call({"messages": MESSAGES, **fields}, kind=kind), make_pod(), 64)
+    assert request.as_stream
+    assert dict(request.headers)[b"accept"] == b"text/event-stream"
+    assert sent(request)["stream"] is True
+    assert sent(request)["stream_options"] == {"include_usage": True}
+
+
+@pytest.mark.parametrize("engine", JOINING, ids=lambda engine: engine.name)
+@pytest.mark.parametrize(
+    ("kind", "fields"),
+    [
+        (Kind.CHAT, {"tools": [{"type": "function"}]}),
+        (Kind.CHAT, {"echo": True}),
+        (Kind.CHAT, {"use_beam_search": True}),
+        (Kind.CHAT, {"prompt_logprobs": 0}),
+        (Kind.CHAT, {"return_token_ids": True}),
+        (Kind.CHAT, {"return_hidden_states": "last"}),
+        (Kind.COMPLETION, {"best_of": 3}),
+        (Kind.COMPLETION, {"logprobs": 0}),
+        (Kind.COMPLETION, {"echo": True, "logprobs": 1}),
+    ],
+)
+def test_a_whole_answer_that_no_stream_could_give_stays_whole(
+    engine: Engine, make_call: Any, make_pod: Any, sent: Any, kind: Kind, fields: dict[str, Any]
+) -> None:
+    request = engine.request(make_call({"messages": MESSAGES, **fields}, kind=kind), make_pod(), 64)
+    assert not request.as_stream
+    assert not sent(request).keys() & {"stream", "stream_options"}
+    assert dict(request.headers)[b"accept"] == b"application/json"
+
+
+def test_what_a_stream_could_not_give_is_no_matter_where_the_client_wants_one(
+    make_call: Any, make_pod: Any, sent: Any
+) -> None:
+    call = make_call({"messages": MESSAGES, "stream": True, "return_token_ids": True})
+    request = ENGINES["vllm"].request(call, make_pod(), 64)
+    assert not request.as_stream
+    assert sent(request)["stream"] is True
+
+
+@pytest.mark.parametrize(
+    ("name", "has_id"),
+    [("vllm", False), ("sglang", False), ("openai", False), ("llama.cpp", True), ("simulator", True)],
+)
+def test_an_id_that_a_client_could_choose_goes_only_where_it_is_nobodys_key(
+    make_call: Any, make_pod: Any, name: str, has_id: bool
+) -> None:
+    headers = dict(ENGINES[name].request(make_call({"messages": MESSAGES}), make_pod(), 64).headers)
+    assert (b"x-request-id" in headers) is has_id
+
+
 def test_a_call_without_a_lease_on_output_gets_no_maximum(
     engine: Engine, make_call: Any, make_pod: Any, sent: Any
 ) -> None:

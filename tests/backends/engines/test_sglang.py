@@ -38,12 +38,8 @@ def test_what_is_not_understood_is_not_told() -> None:
     assert (reading.busy, reading.kv_tokens, reading.kv_usage) == (None, None, None)
 
 
-def test_it_is_salted_and_gets_no_request_id_that_a_client_could_choose(
-    make_call: Any, make_pod: Any, sent: Any
-) -> None:
+def test_it_is_salted_and_gets_nothing_that_names_things_of_others(make_call: Any, make_pod: Any, sent: Any) -> None:
     reaching = {"rid": "a", "session_params": {"id": "b"}, "extra_key": "c", "bootstrap_room": 3, "routed_dp_rank": 0}
-    request = ENGINE.request(make_call({"messages": [], "cache_salt": "own", **reaching}), make_pod(), 64)
-    body = sent(request)
+    body = sent(ENGINE.request(make_call({"messages": [], "cache_salt": "own", **reaching}), make_pod(), 64))
     assert body["cache_salt"] == "acme:own"
     assert not body.keys() & reaching.keys()
-    assert b"x-request-id" not in dict(request.headers)

@@ -36,14 +36,6 @@ kv_cache_size_tokens="SIZE",num_gpu_blocks="27862",sliding_window="None"} 1.0
 """
 
 
-def test_whole_calls_go_as_they_are(make_call: Any, make_pod: Any, sent: Any) -> None:
-    request = ENGINE.request(make_call({"messages": MESSAGES}), make_pod(), 64)
-    assert not request.as_stream
-    assert "stream" not in sent(request)
-    assert "stream_options" not in sent(request)
-    assert dict(request.headers)[b"accept"] == b"application/json"
-
-
 @pytest.mark.parametrize(
     ("own", "expected"),
     [

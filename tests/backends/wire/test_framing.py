@@ -439,6 +439,14 @@ def test_a_malformed_body_is_a_fault_and_nothing_after_it_is_read(head: bytes, b
         assert result.body == given
 
 
+@pytest.mark.parametrize("head", [CHUNKED_HEAD, STREAM_HEAD], ids=["payload", "frames"])
+@pytest.mark.parametrize("body", [b"secret\r\n", b"secret", b"5;secret" + b"x" * 2000, b"5\r\nhello secret"])
+def test_a_fault_says_what_is_wrong_without_the_bodys_bytes(head: bytes, body: bytes) -> None:
+    fault = read([head + body]).framing.fault
+    assert fault
+    assert "secret" not in fault
+
+
 @pytest.mark.parametrize(
     "head",
     [

@@ -89,9 +89,11 @@ def test_a_deadline_is_counted_from_the_arrival() -> None:
     assert call(chat()).deadline_at is None
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "1.5", "soon", "", "9" * 11, "²"])
-def test_a_deadline_that_is_none_is_refused(value: str) -> None:
-    assert fault(chat(), x_penstock_deadline_ms=value).param == "x-penstock-deadline-ms"
+@pytest.mark.parametrize("value", ["0", "-1", "1.5", "1e9", "soon", "", "9" * 11, "²"])
+def test_a_deadline_that_is_none_is_refused_with_its_bounds(value: str) -> None:
+    found = fault(chat(), x_penstock_deadline_ms=value)
+    assert found.param == "x-penstock-deadline-ms"
+    assert "a whole number of milliseconds from 1 to 9999999999" in found.message
 
 
 def test_a_call_may_say_that_it_would_not_wait() -> None:
@@ -225,6 +227,17 @@ def test_a_number_must_be_a_whole_one_above_zero(name: str, value: object) -> No
     assert name in found.message
 
 
+@pytest.mark.parametrize("kind", [Kind.CHAT, Kind.COMPLETION])
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+def test_more_output_than_31_bits_can_count_is_refused_with_the_bound(name: str, kind: Kind) -> None:
+    body = {"model": "tiny", "messages": HELLO, "prompt": "Hello"}
+    assert call({**body, name: 2**31 - 1}, kind).output_tokens == 2**31 - 1
+    for value in (2**31, 2**32 + 1, 10**30):
+        found = fault({**body, name: value}, kind)
+        assert (found.status, found.code, found.param) == (400, "invalid_request", name)
+        assert f"'{name}'" in found.message and "2147483647" in found.message
+
+
 def test_outputs_are_bounded_and_counted_for_each_prompt() -> None:
     assert call(chat(n=3)).sequences == 3
     assert call(chat(n=128)).sequences == 128
@@ -281,6 +294,13 @@ def test_a_flag_must_be_one(fields: dict[str, Any], param: str) -> None:
             1,
         ),
         ([{"content": [{"type": "input_audio", "input_audio": {}}]}], 0, 1),
+        ([{"content": [{"type": "refusal", "refusal": "abc"}]}], 3, 0),
+        ([{"content": [{"type": "thinking", "thinking": "abc", "signature": "de", "closed": True}]}], 5, 0),
+        ([{"content": [{"type": "text", "text": "ab", "cache_control": None}]}], 2, 0),
+        ([{"content": [{"type": "text", "text": ["ab"]}]}], 6, 0),
+        ([{"content": [{"image_url": {"url": "x" * 99}}]}], 0, 1),
+        ([{"content": [{"text": "ab", "image_url": {"url": "x" * 99}}]}], 2, 1),
+        ([{"content": [{"type": "image_url", "text": "ab"}, {}]}], 2, 2),
         ([{"content": "ab", "name": "cd"}], 6, 0),
     ],
 )
@@ -319,6 +339,30 @@ def test_tool_calls_and_the_schemas_of_tools_are_prompt_too() -> None:
 def test_wrong_messages_are_refused_with_their_place(messages: object, param: str) -> None:
     found = fault(chat(messages=messages))
     assert (found.status, found.param) == (400, param)
+
+
+@pytest.mark.parametrize(
+    ("body", "kind"),
+    [
+        (b'{"model": "SECRET', Kind.CHAT),
+        (b'{"model": "tiny", SECRET}', Kind.CHAT),
+        (chat(messages="SECRET"), Kind.CHAT),
+        (chat(messages=["SECRET"]), Kind.CHAT),
+        (chat(messages=[{"content": {"SECRET": "SECRET"}}]), Kind.CHAT),
+        (chat(messages=[{"content": [{"type": {"SECRET": 1}}]}]), Kind.CHAT),
+        (chat(max_tokens="SECRET"), Kind.CHAT),
+        (chat(stream="SECRET"), Kind.CHAT),
+        (chat(stream_options="SECRET"), Kind.CHAT),
+        (chat(model=["SECRET"]), Kind.CHAT),
+        (chat(model="x" * 64 + "SECRET"), Kind.CHAT),
+        ({"model": "tiny", "prompt": {"SECRET": 1}}, Kind.COMPLETION),
+        ({"model": "tiny", "prompt": [1, "SECRET"]}, Kind.COMPLETION),
+        ({"model": "tiny", "input": ["a", ["SECRET"]]}, Kind.EMBEDDING),
+    ],
+)
+def test_a_fault_repeats_nothing_of_the_body_but_the_start_of_the_models_name(body: object, kind: Kind) -> None:
+    found = fault(body, kind)
+    assert "SECRET" not in found.message and "SECRET" not in (found.param or "")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from gateway.stream.whole import Assembled
+from gateway.stream.whole import Assembled, as_stream
 from tenancy.call import Kind, Usage
 
 
@@ -116,3 +116,38 @@ def test_what_is_no_piece_of_an_answer_stops_the_attempt(event: bytes) -> None:
     whole.payload(b"data: " + event + b"\n\n")
     assert stopped == [True]
     assert "no piece of an answer" in whole.overflow
+
+
+CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+
+def whole_chat(**message: Any) -> bytes:
+    choice = {"index": 0, "message": {"role": "assistant", **message}, "finish_reason": "stop"}
+    usage = {"prompt_tokens": 1, "completion_tokens": 2}
+    return json.dumps({"id": "c", "object": "chat.completion", "choices": [choice], "usage": usage}).encode()
+
+
+def events(stream: bytes | None) -> list[Any]:
+    assert stream is not None
+    *pieces, done, rest = stream.split(b"\n\n")
+    assert (done, rest) == (b"data: [DONE]", b"")
+    return [json.loads(piece.removeprefix(b"data: ")) for piece in pieces]
+
+
+def test_a_whole_answer_goes_out_as_a_stream_of_one_event() -> None:
+    (event,) = events(as_stream(Kind.CHAT, whole_chat(content="Hi", tool_calls=[CALL]), shows_usage=False))
+    assert event["object"] == "chat.completion.chunk"
+    assert event["choices"][0]["delta"] == {"role": "assistant", "content": "Hi", "tool_calls": [{**CALL, "index": 0}]}
+    assert event["choices"][0]["finish_reason"] == "stop"
+    assert "usage" not in event
+
+
+def test_its_usage_is_an_event_of_its_own_for_who_asked() -> None:
+    _, last = events(as_stream(Kind.CHAT, whole_chat(content="Hi"), shows_usage=True))
+    assert last["choices"] == []
+    assert last["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"{}", b'{"choices": 5}', b'{"choices": [{"text": "x"}]}'])
+def test_what_is_no_answer_makes_no_stream(body: bytes) -> None:
+    assert as_stream(Kind.CHAT, body, shows_usage=False) is None
