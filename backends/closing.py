@@ -178,7 +178,7 @@ class Closing(Generic[T]):
         at.before = _Verdict(reading.asked_at, busy, surely)
         bounds = [(reading.asked_at, busy)]
         if before is not None:
-            still = {id(attempt) for attempt in at.attempts.values() if not attempt.is_held_back}
+            still = {id(attempt) for attempt in at.attempts.values()}
             there = sum(id(attempt) in still for attempt in before.surely)
             bounds.append((before.asked_at, max(before.busy - there, 0)))
         gone = _gone(at.left, bounds, now)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from demo import run
 from demo.run import POLICY, NotStarted, environment_for, keys_for, read_demo, refuse_taken, text_for
 from tenancy.config.load import load
 from tenancy.directory import Directory
@@ -59,6 +63,43 @@ def test_what_is_printed_can_be_pasted() -> None:
     assert all(key in text for key in keys.values())
     python = text[text.index("  from openai") : text.index("The budgets stand")]
     compile("\n".join(line.removeprefix("  ") for line in python.splitlines()), "snippet", "exec")
+
+
+def test_a_terminal_that_has_gone_ends_nothing() -> None:
+    code = (
+        "import os, sys; from demo.run import say; end, pipe = os.pipe(); os.dup2(pipe, 1); os.close(end); "
+        "say('one'); say('two'); sys.exit(3)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (3, "")
+
+
+@pytest.mark.parametrize(
+    ("status", "last"),
+    [(0, "Ended."), (1, "Ended; streams that were still open after 10s were cut (server.drainTimeout).")],
+)
+async def test_the_end_says_how_long_it_may_take_and_whether_streams_were_cut(
+    status: int, last: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(run, "QUIET_SECONDS", 0.01)
+    code = "import signal, sys; s = signal.sigwait([signal.SIGTERM]); sys.stdin.read(); sys.exit(int(sys.argv[1]))"
+    code = f"import signal; signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM]); print('up', flush=True); {code}"
+    pipe = asyncio.subprocess.PIPE
+    child = await asyncio.create_subprocess_exec(sys.executable, "-c", code, str(status), stdin=pipe, stdout=pipe)
+    assert child.stdin is not None and child.stdout is not None
+    assert await child.stdout.readline() == b"up\n"
+    exited = asyncio.create_task(child.wait())
+    ending = asyncio.create_task(run.end(child, exited, asyncio.Queue(), 10.0))
+    said = ""
+    while "Ending" not in said:
+        await asyncio.sleep(0.005)
+        said += capsys.readouterr().out
+    assert said == "Ending: open streams may go on for 10s at most; Ctrl-C again ends them now.\n"
+    child.stdin.close()
+    await ending
+    assert capsys.readouterr().out == last + "\n"
 
 
 def test_the_readmes_file_is_one_that_would_be_served() -> None:

@@ -74,6 +74,11 @@ class Transfer:
     `pieces` counts the calls of the receiver that carried data (comments do not count), by arrival; `last` and
     `previous` are the latest two such pieces. Times are seconds of the loop's clock. `reused`: the connection had
     carried a request before.
+
+    `is_sent`: the pod may have the request. `on_carried` is called with `True` whenever a connection takes the request
+    to write it, and with `False` where that one, a kept one, died unanswered and the request is to go out again:
+    between the two it may be at the pod. Of its end the outcome tells. A request that a kept connection took was taken
+    within `Pool.send`, so whoever sets `on_carried` asks `is_sent` for what was before.
     """
 
     __slots__ = (
@@ -212,7 +217,7 @@ class Transfer:
         self._settle_reading()
 
     def uncarry(self) -> None:
-        """The connection is gone, and this transfer will be sent again."""
+        """The connection is gone unanswered, and with it the request; it goes out again on a fresh one."""
         self._carrier = None
         self.on_carried(False)
 

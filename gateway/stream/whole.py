@@ -1,8 +1,9 @@
 """Whole answers: a body collected to its end, or put together from a stream where the pod was asked for one.
 
-llama.cpp frees no slot of a left call that is not streamed, so such a call goes to it as a stream and is joined
-here into the object that the client expects. The client sees nothing before the end; until then the call may still
-go elsewhere.
+A call that is not streamed goes to most pods as a stream all the same, and is joined here into the object that the
+client expects: the first byte of a whole answer is its end, so neither a stall nor the tokens of a left call could be
+seen, and llama.cpp would free no slot of it. The client sees nothing before the end; until then the call may still go
+elsewhere.
 """
 
 from __future__ import annotations
@@ -122,7 +123,7 @@ class Assembled:
         else:
             choice["text"] = choice.get("text", "") + (piece.get("text") or "")
         for name, value in piece.items():
-            if name not in choice and name not in {"delta", "text", "logprobs"}:
+            if choice.get(name) is None and name not in {"delta", "text", "logprobs"}:
                 choice[name] = value
 
     @property

@@ -83,6 +83,11 @@ def test_every_command_teaches_with_its_help(command: str, capsys: pytest.Captur
         (["keys", "new", "acme", "--nam", "x"], "penstock keys new: unknown argument '--nam'; did you mean --name?"),
         (["keys", "new", "acme", "--concurrency", "0"], "argument --concurrency: must be at least 1, not 0"),
         (["keys", "new", "a b"], "argument TENANT: 'a b' is not a name"),
+        (["keys", "new", "acme", "--expires", "2020-01-01"], "argument --expires: 2020-01-01 is past"),
+        (["serve", "--port", "99999"], "argument --port: must be a whole number from 0 to 65535, not '99999'"),
+        (["serve", "--port", "-1"], "argument --port: must be a whole number from 0 to 65535, not '-1'"),
+        (["serve", "--port", "80x"], "argument --port: must be a whole number from 0 to 65535, not '80x'"),
+        (["serve", "--admin-port", "70000"], "argument --admin-port: must be a whole number from 0 to 65535"),
     ],
 )
 def test_misuse_is_answered_with_what_was_meant(
@@ -192,6 +197,28 @@ def test_check_reads_standard_input() -> None:
     assert ended.stdout.endswith("(standard input): everything adds up\n")
 
 
+def test_check_looks_for_the_files_that_the_configuration_names(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = replaced(
+        file, "tenants:\n", "  - {name: own, engine: llama.cpp, models: [m], model: nowhere.gguf}\ntenants:\n"
+    )
+    assert cli.main(["check", "-f", name]) == 1
+    assert f"error    {name}:5: pods[1].model\n           there is no file nowhere.gguf;" in capsys.readouterr().out
+    replaced(file, "nowhere.gguf", "penstock-tiny")
+    assert cli.main(["check", "-f", name]) == 0
+
+
+def test_serve_says_which_files_are_not_there_before_it_listens(file: Path) -> None:
+    name = replaced(
+        file, "tenants:\n", "server: {port: 0, tls: {cert: no.pem, key: no.pem}}\nadmin: {port: 0}\ntenants:\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-m", "gateway.cli", "serve", "-f", name],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 1
+    assert '"event":"file_missing","place":"server.tls.cert","detail":"there is no file no.pem;' in ended.stderr
+
+
 # ---- keys ----------------------------------------------------------------------------------------------------------
 
 
@@ -205,14 +232,14 @@ def test_a_new_key_is_shown_once_with_the_line_that_goes_into_the_file(capsys: p
 
 def test_a_new_key_with_limits_of_its_own_loads_as_it_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     options = (
-        "--name 12 --concurrency 4 --requests-per-minute 60 --tokens-per-minute 10k --memory 2Gi --expires 2027-01-01"
+        "--name 12 --concurrency 4 --requests-per-minute 60 --tokens-per-minute 10k --memory 2Gi --expires 2099-01-01"
     )
     assert cli.main(["keys", "new", "acme", *options.split(), "--model", "m"]) == 0
     line = capsys.readouterr().out.splitlines()[-1].strip().removeprefix("- ")
     (key,) = load(GOOD.replace(f'"{HASH}"', line), {}).tenants["acme"].keys
     assert (key.name, key.models, key.budget.concurrency) == ("12", frozenset({"m"}), 4)
     assert (key.budget.requests_per_minute, key.budget.tokens_per_minute) == (60, 10_000)
-    assert (key.budget.memory_bytes, key.expires_at) == (2 * 2**30, 1_798_761_600.0)
+    assert (key.budget.memory_bytes, key.expires_at) == (2 * 2**30, 4_070_908_800.0)
 
 
 def test_no_two_keys_are_alike() -> None:
@@ -232,6 +259,16 @@ def test_a_tenant_that_the_file_lacks_gets_no_key(file: Path, capsys: pytest.Cap
     assert caught.out == ""
     assert cli.main(["keys", "new", "acme", "-f", str(file)]) == 0
     assert cli.main(["keys", "new", "acme", "-f", str(file.parent / "none")]) == 2
+
+
+def test_a_model_that_the_file_lacks_gets_no_key(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = replaced(file, "{name: m, kvBytesPerToken", "{name: qwen, aliases: [m], kvBytesPerToken")
+    words = ["keys", "new", "acme", "-f", name, "--model"]
+    assert cli.main([*words, "qwne"]) == 1
+    caught = capsys.readouterr()
+    assert f"{file} has no model 'qwne'; did you mean 'qwen'?" in caught.err
+    assert caught.out == ""
+    assert cli.main([*words, "m"]) == 0
 
 
 def test_a_key_can_be_made_for_a_file_that_waits_for_it(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,8 +51,6 @@ class Scene:
     serving: Callable[[str, str], tuple[str, ...]]
     clock: Callable[[], float]
     complain: Complaints
-    counts_abandoned: bool = True
-    """Whether what runs at a pod counts although its call has left that pod, as it has to by the second promise."""
     leases: dict[Lease, None] = field(default_factory=dict)
     """Held, by what admission answered: granted and neither settled nor let go."""
     changes: int = 0
@@ -61,14 +59,8 @@ class Scene:
     """In the queue, by what admission answered, in the order of coming."""
 
     def at_pods(self) -> list[tuple[ModelPod, Work]]:
-        """All requests at all pods that count."""
-        here = [(pod, work) for pod in self.pods.values() for work in pod.work]
-        if self.counts_abandoned or not here:
-            return here
-        # One that moves has left its pod, although it still names it.
-        on_pods = (lease for lease in self.leases if not lease.is_settled and lease.pod_hold is not None)
-        live = {(lease.call.id, lease.pod) for lease in on_pods}
-        return [(pod, work) for pod, work in here if (work.id, pod.name) in live]
+        """All requests at all pods, and what a pod goes on with although its call has left it."""
+        return [(pod, work) for pod in self.pods.values() for work in pod.work]
 
 
 class Checker:

@@ -154,19 +154,18 @@ class ModelPod:
     def connected(self, served: _Served) -> None:
         self._connections[served] = None
 
-    def take(self, served: _Served, head: bytes, body: bytes) -> Work | None:
+    def take(self, served: _Served, body: bytes) -> Work | None:
         """A whole request is here."""
         fields = msgspec.json.decode(body)
-        lines = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
         maximum = int(fields.get("max_completion_tokens") or fields["max_tokens"])
         work = Work(
-            id=lines[b"x-request-id"].decode(),
+            id=fields["true_id"],
             tenant=fields.get("cache_salt") or fields["user"],
             prompt_tokens=fields["true_prompt_tokens"],
             max_tokens=maximum,
             length=min(maximum, fields["true_length"]),
             streamed=bool(fields.get("stream")),
-            conduct=self.conduct(lines[b"x-request-id"].decode()),
+            conduct=self.conduct(fields["true_id"]),
             served=served,
             sequences=fields.get("n", 1),
         )
@@ -367,7 +366,7 @@ class _Served(asyncio.Protocol):
         if len(body) >= length:
             assert self._work is None and len(body) == length, "a second request before the first was answered"
             self._received = b""
-            self._work = self._pod.take(self, head, body)
+            self._work = self._pod.take(self, body)
 
     def eof_received(self) -> None:
         return None

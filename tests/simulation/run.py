@@ -13,17 +13,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Let many histories happen; print those that break an invariant.")
     parser.add_argument("--seeds", type=int, default=1000, help="how many seeds to try (default: 1000)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
-    parser.add_argument(
-        "--strict",
-        action="store_true",
-        help="count at the pods what goes on there although its call has left, too",
-    )
     parser.add_argument("--log", action="store_true", help="print the event log of each broken history")
     options = parser.parse_args()
     found: Counter[str] = Counter()
     began = time.perf_counter()
     for seed in range(options.first, options.first + options.seeds):
-        world = World(seed, a_script(seed), counts_abandoned=options.strict)
+        world = World(seed, a_script(seed))
         try:
             world.run()
         except Broken as broken:

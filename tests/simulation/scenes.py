@@ -33,7 +33,7 @@ def scene(
                 name,
                 devices=(name,),
                 models=(ServedModel("small", "small"),),
-                engine="vllm",
+                engine="simulator",
                 url=f"http://{name}",
                 kv_memory_bytes=size.blocks * BLOCK_TOKENS * size.bytes_a_token,
                 concurrency=size.slots,

@@ -24,7 +24,7 @@ def crowd(leaver: Guest) -> list[Guest]:
 def world_with(leaver: Guest, seed: int = 1, **more: Conduct) -> World:
     conducts = {f"acme/main/{name.removeprefix('call_')}": conduct for name, conduct in more.items()}
     script = scene(crowd(leaver), concurrency={"acme": 2}, slots=2, conducts=conducts)
-    return live(seed, script, counts_abandoned=False)
+    return live(seed, script)
 
 
 def assert_whole_budget_is_free(world: World) -> None:

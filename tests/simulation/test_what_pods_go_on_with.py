@@ -1,20 +1,18 @@
 """What a pod goes on with although its call has left it stays charged, so that the budget holds at the pod, too.
 
-Each of these shows one way in which a lease is given back too early, by one more call of `acme` (budget: one) that
-is at the pod beside the one that lingers there.
+Each of these has one thing that could hide from the gateway that a call of `acme` (budget: one) lingers at its pod:
+then one more would be there beside it.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
-
 from tests.simulation.clients import Departure
 from tests.simulation.model_pod import Conduct
 from tests.simulation.network import Weather
 from tests.simulation.scenes import STILL, guest, scene
-from tests.simulation.world import Broken, Guest, live
+from tests.simulation.world import Guest, live
 
 LINGERS = Conduct(lingers=1.5)
 LEAVES = replace(guest(0.2, length=20), departure=Departure(at=0.3))
@@ -37,37 +35,28 @@ def test_calls_of_others_at_the_same_pod_do_not_hide_it() -> None:
     among(guest(0.1, "beta", length=100), guest(0.25, "beta", length=100))
 
 
-@pytest.mark.xfail(raises=Broken, strict=True, reason="a reset counts as the end at the pod, too")
 def test_a_call_whose_connection_breaks_stays_charged_while_the_pod_goes_on_with_it() -> None:
     broken = replace(guest(0.2, length=20))
     cut = Conduct("cut", at=500, lingers=1.5)
     live(1, scene([broken, guest(0.7)], concurrency={"acme": 1}, conducts={"acme/main/0": cut}))
 
 
-@pytest.mark.xfail(raises=Broken, strict=True, reason="an answer that waits for a slow client counts as still running")
 def test_an_answer_that_waits_for_a_slow_client_does_not_hide_it() -> None:
     slow = replace(guest(0.1, "beta", length=20), sip_bytes=5)
     among(slow)
 
 
-@pytest.mark.xfail(
-    raises=Broken, strict=True, reason="a request counts as at the pod while its connection is being made"
-)
 def test_a_request_whose_connection_is_being_made_does_not_hide_it() -> None:
     slowly = replace(STILL, connect_steps=400)
     for seed in range(12):
         among(guest(0.4, "beta"), weather=slowly, seed=seed)
 
 
-@pytest.mark.xfail(raises=Broken, strict=True, reason="an answer whose end is on its way counts as still running")
 def test_an_answer_whose_end_is_on_its_way_does_not_hide_it() -> None:
     windy = Weather(most_steps=8, splits=0.5)
     for seed in range(12):
         among(*(guest(0.1, "beta", length=length) for length in (26, 32, 38, 44, 50)), weather=windy, seed=seed)
 
 
-@pytest.mark.xfail(
-    raises=Broken, strict=True, reason="of several that were left, the first to leave counts as the first gone"
-)
 def test_one_that_was_left_later_and_is_gone_does_not_let_it_go() -> None:
     among(replace(guest(0.25, "beta", length=20), departure=Departure(at=0.35)))

@@ -113,7 +113,6 @@ class World:
 
     seed: int
     script: Script
-    counts_abandoned: bool = True
     log: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -127,9 +126,7 @@ class World:
         self.choice = Choice(self.fleet, random=Random(f"{self.seed} choice"))
         self.admission = WatchedAdmission(policy, self.choice, loop.time())
         self.pods = {name: self._model_pod(name, size) for name, size in script.sizes.items()}
-        self.scene = Scene(
-            policy, self.admission, self.pods, self._serving, loop.time, self.complain, self.counts_abandoned
-        )
+        self.scene = Scene(policy, self.admission, self.pods, self._serving, loop.time, self.complain)
         self.checkers = [kind(self.scene) for kind in checkers.ALL]
         self.admission.watch(self.scene, self.checkers)
         self.visits: list[Visit] = []
@@ -259,10 +256,12 @@ class World:
         tenant = self.script.policy.tenants[guest.tenant]
         key = next(key for key in tenant.keys if key.name == guest.key)
         now = self.loop.time()
+        id_ = f"{guest.tenant}/{guest.key}/{number}"
         body: dict[str, Any] = {
             "model": guest.model,
             "messages": [{"role": "user", "content": "x"}],
             "user": guest.tenant,
+            "true_id": id_,
             "true_prompt_tokens": guest.prompt_bytes // 4 + 8,
             "true_length": guest.length,
             "n": guest.sequences,
@@ -271,7 +270,7 @@ class World:
         if guest.output_tokens is not None:
             body["max_tokens"] = guest.output_tokens
         call = Call(
-            id=f"{guest.tenant}/{guest.key}/{number}",
+            id=id_,
             tenant=tenant,
             key=key,
             kind=Kind.CHAT,
@@ -457,7 +456,7 @@ def a_script(seed: int) -> Script:
     )
     trouble = random.choice((0.0, 0.1, 0.4))
     kinds = random.sample(TROUBLES, random.randint(1, 4))
-    # The same for all: which of several has been let go, `closing` can only guess (first left, first gone).
+    # The same for all: which of several has been let go, `closing` can only guess where one goes on for long.
     lingers = random.choice((0.0, 0.05, 0.3, 1.5))
     framing = {name: random.choice(FRAMINGS) for name in pods}
     blind = frozenset(name for name in pods if random.random() < 0.15)
@@ -486,7 +485,7 @@ def _pods(random: Random) -> tuple[dict[str, Size], dict[str, Pod]]:
             devices=("gpu0",),
             models=tuple(ServedModel(model, model) for model in random.choice((("small",), ("small", "other")))),
             profile=random.choice((None, "plain", "lent")),
-            engine="vllm",
+            engine="simulator",
             url=None if is_ours else f"http://{name}",
             command=("serve",) if is_ours else (),
             # Until its first reading a pod is as large as the file says.
@@ -559,8 +558,8 @@ def _weather(random: Random) -> Weather:
     return Weather(most_steps=random.choice((0, 1, 3)), splits=random.choice((0.0, 0.2, 0.6)))
 
 
-def live(seed: int, script: Script | None = None, *, counts_abandoned: bool = True) -> World:
+def live(seed: int, script: Script | None = None) -> World:
     """Let one history happen; raises `Broken` where it breaks an invariant."""
-    world = World(seed, script or a_script(seed), counts_abandoned)
+    world = World(seed, script or a_script(seed))
     world.run()
     return world

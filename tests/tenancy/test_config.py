@@ -297,7 +297,7 @@ def test_an_unknown_key_is_told_where_it_belongs(old: str, new: str, remedy: str
         ("name: acme", 'name: "a b"', "tenants[0].name", "is not a name"),
         ("name: acme", "nayme: acme", "tenants[0]", "'name' is missing"),
         ("models: [qwen]", "models: qwen", "pods[0].models", "write [qwen]"),
-        ("models: [qwen]", "models: []", "pods[0].models", "is an empty list"),
+        ("models: [qwen]", "models: []", "pods[0].models", "is an empty list; it needs an entry"),
         ("models: [qwen]", "models: [{name: qwen, served: 5}]", "pods[0].models[0].served", "write it in quotes"),
         ("models: [qwen]", "models: [qwen, qwen]", "pods[0].models[1]", "named twice"),
         ("concurrency: 64", "engine: llama.cp", "pods[0].engine", "did you mean 'llama.cpp'?"),
@@ -308,7 +308,12 @@ def test_an_unknown_key_is_told_where_it_belongs(old: str, new: str, remedy: str
         ("concurrency: 64", "command: vllm serve", "pods[0].command", 'write ["vllm", "serve", '),
         ("concurrency: 64", "command: [a, 5]", "pods[0].command[1]", "write it in quotes"),
         ("concurrency: 64", "command: [a]\n    env: {A: 5}", "pods[0].env.A", "write it in quotes"),
-        ("concurrency: 64", "tenants: []", "pods[0].tenants", "is an empty list"),
+        (
+            "concurrency: 64",
+            "tenants: []",
+            "pods[0].tenants",
+            "is an empty list; give it an entry, or leave the key out",
+        ),
         ("http://10.0.0.7:8000", "10.0.0.7:8000", "pods[0].url", "does not begin with http://"),
         ("http://10.0.0.7:8000", "http://10.0.0.7:8000/v1", "pods[0].url", "leave /v1 out"),
         ("http://10.0.0.7:8000", "http://me:pass@10.0.0.7", "pods[0].url", "write them as `apiKey`"),
@@ -500,6 +505,30 @@ def test_the_documentation_has_every_key_and_no_other() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
     tables = page[page.index("### The file") :]
     assert tables == reference(), "bring docs/configuration.md up to date: penstock schema --tables"
+
+
+# ---- ports ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("more", "place", "other"),
+    [
+        ("server: {port: 9000}\nadmin: {port: 9000}", "admin.port", "server.port, on"),
+        ("server: {port: 8081}", "server.port", "admin.port by default, on"),
+        ("admin: {port: 8080}", "admin.port", "server.port by default, on"),
+        ("server: {port: 8081, host: 0.0.0.0}", "server.port", "admin.port by default, on"),
+        ("server: {port: 8081, host: localhost}", "server.port", "admin.port by default, on"),
+    ],
+)
+def test_clients_and_operators_do_not_share_a_port(more: str, place: str, other: str) -> None:
+    fault = the_fault(SMALL + more)
+    assert fault.place == place
+    assert f"and so is {other} the same host" in fault.reason
+
+
+@pytest.mark.parametrize("more", ["{port: 0}\nadmin: {port: 0}", "{port: 8081, host: 10.0.0.1}"])
+def test_a_free_port_and_another_host_are_shared_with_nobody(more: str) -> None:
+    load(f"{SMALL}server: {more}", {})
 
 
 # ---- whatever is written -----------------------------------------------------------------------------------

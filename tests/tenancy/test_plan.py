@@ -175,6 +175,9 @@ def test_a_device_is_held_against_the_gpu_that_is_really_there() -> None:
         (one('url: "http://a", engine: openai, concurrency: 8'), NOTE, "pods[0]", "limited by 8 calls at once alone"),
         (one('url: "http://a", engine: openai'), WARNING, "pods[0]", "nothing limits p: its KV size is not known"),
         (one('url: "http://a", engine: vllm', model="context: 5"), WARNING, "pods[0]", "what a token of m weighs"),
+        (one("engine: simulator", model="context: 5"), WARNING, "pods[0]",
+         "its KV size is told by the pod when it runs, but in tokens: nothing says what a token of m weighs "
+         "(`kvBytesPerToken`), and it has no `slots`"),
         (one("engine: llama.cpp, model: x.gguf", model="context: 50"), NOTE, "pods[0]", "by its slots alone"),
         (one('url: "http://a", engine: openai, kvMemory: 1Gi', "budget: {memory: 1Gi}", model="context: 5"),
          WARNING, "pods[0].models", "calls for m on p are not charged to the memory of t"),
@@ -189,6 +192,23 @@ def test_what_is_odd_about_a_pod_is_found(text: str, severity: Severity, place: 
 @pytest.mark.parametrize("engine", ["vllm", "sglang", "simulator"])
 def test_a_pod_that_will_tell_its_kv_size_is_nothing_to_remark_on(engine: str) -> None:
     assert found(one(f'url: "http://a", engine: {engine}')) == []
+
+
+def test_files_that_are_not_there_are_errors_where_somebody_looks() -> None:
+    text = one("engine: llama.cpp, model: models/x.gguf", more="server: {tls: {cert: /etc/a.pem, key: /etc/b.pem}}")
+    assert found(text, ERROR) == []
+    assert plan(load(text, {}), exists=lambda _: True).is_sound
+    errors = plan(load(text, {}), exists=lambda name: name == "/etc/a.pem").findings[:2]
+    assert [(finding.severity, finding.place) for finding in errors] == [
+        (ERROR, "pods[0].model"), (ERROR, "server.tls.key"),
+    ]  # fmt: skip
+    assert errors[0].text.startswith("there is no file models/x.gguf; a path that does not begin with / is looked for")
+    assert errors[1].text == "there is no file /etc/b.pem"
+
+
+def test_the_model_that_comes_along_needs_no_file() -> None:
+    text = one("engine: llama.cpp, model: penstock-tiny")
+    assert plan(load(text, {}), exists=lambda _: False).is_sound
 
 
 # ---- guarantees ----------------------------------------------------------------------------------------------------

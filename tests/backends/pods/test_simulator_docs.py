@@ -11,6 +11,8 @@ from backends.pods import settings
 from backends.pods.misbehaviour import MATCHED, FaultKind
 from backends.pods.tally import Counts
 from backends.pods.vllm_metrics import Metrics
+from tenancy.config.load import load
+from tenancy.plan.plan import plan
 from tests.instruments.pods import simulator
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "simulator.md").read_text(encoding="utf-8")
@@ -30,6 +32,16 @@ def test_every_option_is_explained_and_no_other() -> None:
     parser = argparse.ArgumentParser(add_help=False)
     settings.add_options(parser)
     assert first_cells(section("Options")) == {action.option_strings[0] for action in parser._actions}
+
+
+def test_the_file_that_it_shows_is_one_that_adds_up() -> None:
+    shown = re.search(r"```yaml\n(.*?)```", section("In a configuration"), re.DOTALL)
+    assert shown is not None
+    policy = load(shown[1], {})
+    assert plan(policy).findings == ()
+    parser = argparse.ArgumentParser()
+    settings.add_options(parser)
+    assert settings.read_options(parser.parse_args(policy.pods["sim-0"].options)).kv_bytes == 4 * 2**30
 
 
 def test_every_fault_is_explained_and_no_other() -> None:

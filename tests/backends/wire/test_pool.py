@@ -408,6 +408,51 @@ async def test_a_transfer_says_whether_the_pod_may_have_its_request() -> None:
     assert (await world.ask()).is_sent
 
 
+async def test_who_watches_a_transfer_is_told_when_its_request_goes_out() -> None:
+    world = World()
+    told: list[bool] = []
+    transfer = world.pool.send(Ask(), frames=True)
+    transfer.on_carried = told.append
+    assert told == []
+    await turn()
+    assert told == [True]
+    world.pod.line.say(STREAM)
+    assert transfer.attach(Taker()).result().ending is Ending.COMPLETE
+    assert told == [True]
+
+
+async def test_who_watches_a_transfer_is_told_that_it_goes_out_again() -> None:
+    world = World()
+    await world.have_idle(1)
+    told: list[bool] = []
+    transfer = world.pool.send(Ask(), frames=True)
+    assert transfer.is_sent
+    transfer.on_carried = told.append
+    world.pod.is_slow = True
+    world.pod.line.end()
+    await turn()
+    assert told == [False]
+    transfer.abort()
+    world = World()
+    await world.have_idle(1)
+    transfer = world.pool.send(Ask(), frames=True)
+    transfer.on_carried = told.append
+    world.pod.line.end()
+    await turn()
+    assert told == [False, False, True]
+
+
+async def test_who_watches_a_transfer_that_never_goes_out_is_told_nothing() -> None:
+    world = World()
+    world.pod.refuses = OSError("unreachable")
+    told: list[bool] = []
+    transfer = world.pool.send(Ask(), frames=True)
+    transfer.on_carried = told.append
+    await turn()
+    assert told == []
+    assert not transfer.is_sent
+
+
 # ---- closing ---------------------------------------------------------------------------------------------------------
 
 

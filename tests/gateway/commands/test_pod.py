@@ -30,8 +30,11 @@ def test_a_pod_runs_until_it_is_stopped(words: list[str], engine: str) -> None:
     ("words", "says"),
     [
         ([], "PROGRAM"),
-        (["simulatr"], "simulator"),
+        (["simulatr"], "there is no PROGRAM 'simulatr'; did you mean 'simulator'?"),
         (["simulator", "--kv-blocks", "4", "--context", "1000"], "more than the KV memory holds"),
+        (["vllm", "--model", "m"], "Penstock does not run vLLM itself: start it yourself and give its url"),
+        (["simulator", "--port", "99999"], "must be a whole number from 0 to 65535, not '99999'"),
+        (["llama.cpp", "--port", "65536"], "must be a whole number from 0 to 65535, not '65536'"),
         (["llama.cpp", "--model", "nowhere.gguf"], "there is no model at nowhere.gguf"),
     ],
 )
