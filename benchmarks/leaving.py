@@ -1,9 +1,9 @@
 """How long a left call holds its pod and its lease: from the client's RST until pod and gateway show it gone.
 
-    .venv/bin/python -m benchmarks.leaving [--times 20]
+.venv/bin/python -m benchmarks.leaving [--times 20]
 
-For the simulator and a real llama.cpp pod, streamed and not. Both ends are asked over and over, so each figure includes up
-to one asking (some milliseconds).
+For the simulator and a real llama.cpp pod, streamed and not. Both ends are asked over and over, so each figure
+includes up to one asking (some milliseconds).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from benchmarks.relay_cost import KEY, PENSTOCK, key_hash, serving, started_pod, wait_for
 
