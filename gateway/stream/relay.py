@@ -80,15 +80,18 @@ class Relay:
     def _pass_usage(self, payload: bytes) -> None:
         """Pass events among which one has usage: kept for the settling, hidden from who did not ask."""
         splitter = EventSplitter()
+        shown: list[bytes] = []
         for event in [*splitter.feed(payload), splitter.rest]:
-            data = data_of(event)
+            data = data_of(event) if MARK in event else None
             usage, says_nothing_else = (None, False) if data is None else usage_of(data)
             if usage is not None:
                 self.usage = usage
             if usage is None or self._shows_usage:
-                self._sink.write_event(event)
+                shown.append(event)
             elif not says_nothing_else and data is not None:
-                self._sink.write_event(b"data: " + without_usage(data) + b"\n\n")
+                shown.append(b"data: " + without_usage(data) + b"\n\n")
+        if any(shown):
+            self._sink.write_event(b"".join(shown))  # one system call
 
     @property
     def has_finished(self) -> bool:

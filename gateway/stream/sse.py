@@ -36,6 +36,8 @@ def unchunk(frames: bytes) -> bytes:
 
 def data_of(event: bytes) -> bytes | None:
     """The event's data, its lines joined as the standard says, or `None` for a comment or an event without data."""
+    if event[:6] == b"data: " and event.find(b"\n") == len(event) - 2 and b"\r" not in event:
+        return event[6:-2]  # one line of data, as nearly always
     lines = [line for line in event.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n") if line[:5] == b"data:"]
     if not lines:
         return None
