@@ -42,7 +42,7 @@ from typing import Generic, TypeVar
 
 from backends.engines.engine import Reading
 
-SETTLE_SECONDS = 0.05
+SETTLE_SECONDS = 0.03
 FALLBACK_SECONDS = 2.0
 LINGER_SECONDS = 2.0
 """What ended so long ago, or less, may still be in a pod's own numbers."""
