@@ -99,8 +99,8 @@ tenants:
                 assert rows["tenants"].get("beta", {}).get("most_calls", 0) <= 4, SEED
                 assert rows["users"].get("ci", {}).get("most_calls", 0) <= 1, SEED
 
-            # Nothing has leaked: a full budget is admitted at once, as the pod sees it. What was left at the pod that died
-            # is held for two seconds first, since nothing can be read there.
+            # Nothing has leaked: a full budget is admitted at once, as the pod sees it. What was left at the pod that
+            # died is held for two seconds first, since nothing can be read there.
             for name in ("acme", "beta"):
                 await until_nothing_is_held(running, name)
             await two.reset()
