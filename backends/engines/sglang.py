@@ -5,9 +5,9 @@ the radix cache; `rid`, `session_params`, the bootstrap and rank keys name thing
 request with a known id is refused (its `x-request-id` becomes the id in newer builds, so none is sent).
 `max_completion_tokens` wins over `max_tokens` in chats, and completions know `max_tokens` alone.
 
-Its gauges are written every 40 decode steps and every 30 s of idleness: good for the size of the pool, useless to tell
-whether a request is still there. `/v1/loads` asks the schedulers themselves, so running and waiting come from there
-alone.
+Its gauges are written now and then (every 40 decode steps, we believe; not verified): good for the size of the pool, of
+no use to tell whether a request is still there. `/v1/loads` asks the schedulers themselves, so running and waiting come
+from there alone.
 """
 
 from __future__ import annotations
