@@ -256,7 +256,12 @@ class Attempts:
 
 
 def _alike(lease: Lease) -> Hashable:
-    """Leases of which it makes no difference which is given back first: they hold the same of the same accounts."""
+    """Leases of which it makes no difference which is given back first: they hold the same of the same accounts.
+
+    What a move has split is like no other: its parts pay for tenant and key together.
+    """
+    if lease.parts is not None:
+        return lease.id
     return lease.call.tenant.name, lease.call.key.name, lease.need
 
 
