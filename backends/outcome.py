@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 RETRYABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
+FULL_STATUS = frozenset({429, 503})
+"""What a pod answers that is full: it says nothing against its health."""
 
 
 class Ending(Enum):

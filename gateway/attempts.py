@@ -14,7 +14,7 @@ from itertools import count
 
 from backends.closing import Closing
 from backends.fleet import Fleet, PodState
-from backends.outcome import Ending, Outcome
+from backends.outcome import FULL_STATUS, Ending, Outcome
 from backends.wire.head import Head
 from backends.wire.pool import Pool
 from backends.wire.transfer import Transfer
@@ -29,7 +29,6 @@ from tenancy.call import Call, Kind, Usage
 _JUST_AFTER_SECONDS = 0.001  # a reading must be newer than the moment from which it counts
 
 
-_FULL = frozenset({429, 503})
 _CONNECTION_BROKE = frozenset({Ending.REFUSED, Ending.RESET})
 
 # Not the pod's own words: they may repeat the prompt, and details are logged.
@@ -143,7 +142,7 @@ class Attempts:
         broken = {
             device
             for name, outcome in failures.items()
-            if outcome.status not in _FULL and name in self._fleet.pods
+            if outcome.status not in FULL_STATUS and name in self._fleet.pods
             for device in self._fleet.pods[name].pod.devices
         }
         beside = {pod.name for pod in serving if broken & set(pod.devices)}

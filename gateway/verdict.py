@@ -11,14 +11,13 @@ from typing import Any
 
 import msgspec
 
-from backends.outcome import Ending, Outcome
+from backends.outcome import FULL_STATUS, Ending, Outcome
 from gateway.admit import NOT_USED
 from gateway.attempts import Attempt
 from gateway.http.errors import Fault, invalid_request
 from tenancy.call import Call, Kind, Usage
 from tenancy.need import Need
 
-_FULL = frozenset({429, 503})
 _TOO_LONG_TYPE = "exceed_context_size_error"  # llama.cpp's
 _TOO_LONG_WORDS = "maximum context length"  # vLLM's and SGLang's
 _WITHOUT_TEXT = 3  # events a sequence that carry no token: role, finish, usage or [DONE]
@@ -50,7 +49,7 @@ def fault_of(call: Call, attempt: Attempt, attempts: int) -> Fault | None:
     outcome, status = attempt.outcome, attempt.status
     if outcome.ending is Ending.COMPLETE and 200 <= status < 300:
         return None
-    if outcome.ending is Ending.COMPLETE and status in _FULL:
+    if outcome.ending is Ending.COMPLETE and status in FULL_STATUS:
         return Fault(
             429,
             "pod_capacity",

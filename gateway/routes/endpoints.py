@@ -87,13 +87,11 @@ class CallEndpoint:
                 record.detail = fault.param or ""  # not the message: it may quote the client
                 record.status = fault.status
                 record.ended_at = front.loop.time()
-                await sink.answer(
-                    fault.status, [*fault.headers(), (b"x-request-id", request_id.encode())], fault.body()
-                )
+                await _tell(sink, fault, request_id)
         except Exception as error:
             front.crashed(error, request_id)
             record.code, record.status = INTERNAL_ERROR.code, INTERNAL_ERROR.status
-            await _tell_of_crash(sink, request_id)
+            await _tell(sink, INTERNAL_ERROR, request_id)
         finally:
             front.closed()
             record.status = record.status or INTERNAL_ERROR.status
@@ -137,14 +135,13 @@ class CallEndpoint:
         return None
 
 
-async def _tell_of_crash(sink: ClientSink, request_id: str) -> None:
-    """A fault of our own: the contract's error object, or one event where the head is out."""
+async def _tell(sink: ClientSink, fault: Fault, request_id: str) -> None:
+    """Tell `fault` of a call outside its exchange: as an answer, or as one event where the head is out."""
     if sink.is_started:
-        sink.write_event(INTERNAL_ERROR.event())
+        sink.write_event(fault.event())
         await sink.end()
     else:
-        headers = [*INTERNAL_ERROR.headers(), (b"x-request-id", request_id.encode())]
-        await sink.answer(INTERNAL_ERROR.status, headers, INTERNAL_ERROR.body())
+        await sink.answer(fault.status, [*fault.headers(), (b"x-request-id", request_id.encode())], fault.body())
 
 
 class ModelsEndpoint:
