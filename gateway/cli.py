@@ -24,9 +24,12 @@ COMMANDS: Mapping[str, tuple[str, str]] = MappingProxyType(
         "keys": ("gateway.commands.keys", "make an API key for a tenant"),
         "schema": ("gateway.commands.schema", "print the JSON Schema of the file, for editors"),
         "pod": ("gateway.commands.pod", "run a pod: llama.cpp or the simulator"),
+        "loadtest": ("gateway.commands.loadtest", "load any OpenAI-compatible server, and tell the truth about it"),
     }
 )
-"""Every command: its module, with `add(subparsers)` and `run(args) -> int`, and what it is for."""
+"""Every command: its module, and what it is for. A module has `add(subparsers)` and `run(args) -> int`, or, where the
+command has a command line of its own, `main(words, parser) -> int`.
+"""
 
 DESCRIPTION = "An OpenAI-compatible streaming gateway in front of inference pods that many tenants share."
 EPILOG = """\
@@ -99,6 +102,8 @@ def _run(words: list[str]) -> int:
     for name, (path, meaning) in COMMANDS.items():
         if name == named:
             module = import_module(path)
+            if hasattr(module, "main"):
+                return int(module.main(words[words.index(name) + 1 :], _Parser))
             module.add(subparsers)
         else:
             subparsers.add_parser(name, help=meaning)

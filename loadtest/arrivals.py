@@ -27,11 +27,11 @@ def times(arrivals: Arrivals, random: Random, seconds: float, scale: tuple[float
     A `closed` loop has no such times: `ValueError`.
     """
     begin, end = scale[0] * arrivals.rate, scale[1] * arrivals.rate
-    slope = 0.0 if begin == end else (end - begin) / seconds
     if seconds == inf and begin != end:
         raise ValueError("a rate that rises or falls needs a phase with an end")
-    if max(begin, end) <= 0:
+    if seconds <= 0 or max(begin, end) <= 0:
         return
+    slope = (end - begin) / seconds
     for point in _points(arrivals, random):
         at = _reached(point, begin, slope)
         if at >= seconds:

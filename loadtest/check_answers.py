@@ -1,8 +1,9 @@
 """What the server of known delays says, and when: one mode for each way in which servers answer, or fail to.
 
 An answer is a script: pieces of bytes, each with the second after the call's arrival at which it is due, and what
-becomes of the connection at its end. Token k (from 0) is due at `ttft + k * itl`, whatever the mode (in bursts: all of
-a burst with its first), so that times are known wherever there are any. Scripts are drawn up once for all calls that are alike; nothing here knows sockets.
+becomes of the connection at its end. Token k (from 0) is due at `ttft + k * itl` in every mode (in bursts: all of a
+burst with its first), so that times are known wherever there are any. Scripts are drawn up once for all calls that are
+alike; nothing here knows sockets.
 
 The shapes are those of real servers' answers: vLLM 0.33 (`finish_reason` comes with the last token), llama.cpp b11549
 (role with a null content, `timings`, the connection dropped after the answer), SGLang 0.5 (null fields everywhere).
@@ -277,8 +278,8 @@ class _Writer:
             if mode.has_heartbeats:
                 yield Piece(at + delays.itl / 2, self.comment())
             if mode.has_empty_deltas:
-                for empty in _EMPTY_DELTAS if ask.is_chat else ({"text": ""},):
-                    yield Piece(at + delays.itl / 2, self.event([self.choice(empty)]))
+                for part, empty in enumerate(_EMPTY_DELTAS if ask.is_chat else ({"text": ""},), 1):
+                    yield Piece(at + delays.itl * part / 4, self.event([self.choice(empty)]))
 
     def ending(self) -> Iterator[bytes]:
         """What follows the last token, or what breaks the answer."""

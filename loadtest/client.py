@@ -179,7 +179,7 @@ class Connection(asyncio.Protocol):
 
 
 Connect = Callable[[Callable[[], Connection]], Awaitable[Connection]]
-"""Opens a connection for the protocol that the factory makes, and gives that protocol. Raises `OSError` where it cannot."""
+"""Opens a connection for the protocol that the factory makes, and gives that protocol, or raises `OSError`."""
 
 
 class Client:

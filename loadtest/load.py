@@ -13,6 +13,7 @@ import asyncio
 from array import array
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -37,17 +38,18 @@ class NotesLag(Protocol):
 
 
 class Road(NamedTuple):
-    """How one tenant's requests are made: the head of each up to its id, and its bodies."""
+    """How one tenant's requests are made: for each server the head up to the request's id, and the bodies."""
 
-    head: bytes
+    heads: tuple[bytes, ...]
     prompts: Prompts
 
 
 class _Flown(Flight):
     """A flight of this load: whose it is, what it asked for, and, in a closed loop, which user waits for it."""
 
-    __slots__ = ("input", "lane", "output", "user")
+    __slots__ = ("client", "input", "lane", "output", "user")
 
+    client: Client
     lane: int
     input: int
     output: int
@@ -70,7 +72,8 @@ class _LaneState:
 class Load:
     """The load of one phase, once. `run` ends when the last stream has, at the latest `drain_seconds` after the load.
 
-    `roads` are in the order of the phase's tenants; `nonce` is a word that no other run has. `clock` is the client's.
+    `roads` are in the order of the phase's tenants; `nonce` is a word that no other run has. `clock` is the
+    clients', to which calls go in turn.
     """
 
     def __init__(
@@ -79,8 +82,9 @@ class Load:
         run: Run,
         schedule: Schedule,
         roads: Sequence[Road],
-        client: Client,
+        clients: Sequence[Client],
         *,
+        clock: Callable[[], float],
         loop: asyncio.AbstractEventLoop,
         lag: NotesLag,
         open_streams: int,
@@ -96,8 +100,8 @@ class Load:
         self._planned = iter(schedule)
         self._next: Planned | None = None
         self._lanes = [_LaneState(road, schedule.closed(number)) for number, road in enumerate(roads)]
-        self._client = client
-        self._clock = client.clock
+        self._clients = clients
+        self._clock = clock
         self._loop = loop
         self._lag = lag
         self._cap = open_streams
@@ -115,6 +119,11 @@ class Load:
         self._reason = ""
         self._over: asyncio.Future[None] = loop.create_future()
         self.lost_calls = 0
+
+    @property
+    def began(self) -> float:
+        """When the phase began, by the client's clock."""
+        return self._began
 
     @property
     def seconds(self) -> float:
@@ -139,7 +148,8 @@ class Load:
         finally:
             for timer in self._timers:
                 timer.cancel()
-            self._client.end_all("stopped")
+            for client in self._clients:
+                client.end_all("stopped")
         return self._load_seconds, self.seconds, self._reason
 
     def stop(self) -> None:
@@ -182,13 +192,20 @@ class Load:
         self._number += 1
         request_id = f"{self._nonce}-{self._index}-{self._number}"
         body = state.road.prompts.body(request_id, input_tokens, output)
-        request = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (state.road.head, request_id.encode(), len(body), body)
+        server = self._number % len(self._clients)
+        request = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
+            state.road.heads[server],
+            request_id.encode(),
+            len(body),
+            body,
+        )
         answer = Answer(output if self._knows_most else 0, is_stream=self._target.stream, usage=self._target.usage)
         flight = _Flown(
             min(at, self.seconds), request, answer, self._landed, cancel_after=cancel_after, request_id=request_id
         )
         flight.lane, flight.input, flight.output, flight.user = lane, input_tokens, output, user
-        self._client.send(flight)
+        flight.client = self._clients[server]
+        flight.client.send(flight)
 
     def _user_calls(self, lane: int, user: int, at: float) -> Callable[[], None]:
         """A closed-loop user's next call, at its time."""
@@ -208,7 +225,7 @@ class Load:
     def _landed(self, flight: Flight) -> None:
         """A call has ended: note it, and let go what waited for it."""
         assert isinstance(flight, _Flown)
-        self._client.landed(flight)
+        flight.client.landed(flight)
         self._open -= 1
         state = self._lanes[flight.lane]
         state.open -= 1
@@ -271,10 +288,10 @@ class Load:
 
     def take(self) -> list[Lane]:
         """What came of each tenant's calls since the last time; also ends calls that are past their time-out."""
-        overdue: list[Flight] = []
+        overdue: list[_Flown] = []
         events, reads = [0] * len(self._lanes), [0] * len(self._lanes)
         latest = self.seconds - self._target.timeout_seconds
-        for flight in self._client.flights:
+        for flight in chain.from_iterable(client.flights for client in self._clients):
             assert isinstance(flight, _Flown)
             events[flight.lane] += flight.answer.events
             reads[flight.lane] += flight.answer.reads
@@ -284,7 +301,7 @@ class Load:
             self._take_lane(number, state, events[number], reads[number]) for number, state in enumerate(self._lanes)
         ]
         for flight in overdue:
-            self._client.end(flight, "timeout")
+            flight.client.end(flight, "timeout")
         return lanes
 
     def _take_lane(self, number: int, state: _LaneState, events: int, reads: int) -> Lane:

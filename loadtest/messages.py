@@ -1,10 +1,14 @@
 """What the two processes of a run say to each other: one carries the streams, the other decides, draws and reports.
 
 Frames on a socket pair, each four bytes of length (big-endian) and a msgpack body. Counts are those of the phase so
-far; gaps and calls are what came since the last message. Times are seconds from the phase's start unless they say otherwise.
+far; gaps and calls are what came since the last message. Times are seconds from the phase's start unless they say
+otherwise.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -13,10 +17,12 @@ from loadtest.scenario import Phase, Scenario
 
 
 class Begin(msgspec.Struct, tag="begin"):
-    """First: the scenario, the addresses that its target was judged by (ip, port), and whether raw gaps are wanted."""
+    """First: the scenario, the address that each of the target's URLs was judged by (ip, port), and whether raw gaps
+    are wanted.
+    """
 
     scenario: Scenario
-    address: tuple[str, int]
+    addresses: list[tuple[str, int]]
     open_streams: int
     keep_gaps: bool = False
 
@@ -89,7 +95,8 @@ class Call(msgspec.Struct, array_like=True, gc=False):
 
 class Lane(msgspec.Struct, array_like=True):
     """One tenant in one message. `waiting` are due and not sent; `events` arrived with text so far; `reads` brought
-    them; `never_sent` is told when the phase has ended; `clipped` and `skipped` are calls of the trace that were too long.
+    them; `never_sent` is told when the phase has ended; `clipped` and `skipped` are calls of the trace that were too
+    long.
     """
 
     scheduled: int
@@ -170,24 +177,37 @@ def encode(message: ToStreams | FromStreams) -> bytes:
     return len(body).to_bytes(4, "big") + body
 
 
-class Frames:
-    """Bytes as they come become messages of the kind that this side reads."""
+Message = TypeVar("Message", ToStreams, FromStreams)
 
-    def __init__(self, kind: type[ToStreams] | type[FromStreams]) -> None:
-        self._decoder = msgspec.msgpack.Decoder(kind)
+
+class Frames(Generic[Message]):
+    """Bytes as they come become messages, which `decode` reads."""
+
+    def __init__(self, decode: Callable[[bytes], Message]) -> None:
+        self._decode = decode
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> list[ToStreams | FromStreams]:
+    def feed(self, data: bytes) -> list[Message]:
         """The messages that are whole now."""
         buffer = self._buffer
         buffer += data
-        messages: list[ToStreams | FromStreams] = []
+        messages: list[Message] = []
         at = 0
         while len(buffer) - at >= 4:
             end = at + 4 + int.from_bytes(buffer[at : at + 4], "big")
             if len(buffer) < end:
                 break
-            messages.append(self._decoder.decode(buffer[at + 4 : end]))
+            messages.append(self._decode(bytes(buffer[at + 4 : end])))
             at = end
         del buffer[:at]
         return messages
+
+
+def to_streams() -> Frames[ToStreams]:
+    """What the streams' process reads with."""
+    return Frames(msgspec.msgpack.Decoder(ToStreams).decode)
+
+
+def from_streams() -> Frames[FromStreams]:
+    """What the other process reads with."""
+    return Frames(msgspec.msgpack.Decoder(FromStreams).decode)

@@ -2,8 +2,8 @@
 
 A prompt is a row of common English words, each of which is one token in the usual byte-pair vocabularies (and in those
 of this project's own pods), so that the tokens a server reports come near those asked for without a tokenizer here.
-Each begins with the call's nonce: no two prompts share a beginning, so no cache of prefixes answers in the model's place
-unless a `shared_prefix` asks for that; then the tenant's common words come first, and the nonce after them.
+Each begins with the call's nonce: no two prompts share a beginning, so no cache of prefixes answers in the model's
+place unless a `shared_prefix` asks for that; then the tenant's common words come first, and the nonce after them.
 
 Counted in are the tokens that a chat template adds, as far as one can know: eight for one message of the user's and the
 opened answer (Qwen's and the simulator's 8, Llama 3's 10, the small llama.cpp model's 4); a system prompt that a
@@ -22,14 +22,16 @@ from loadtest.scenario import Target, Tenant
 
 TEMPLATE_TOKENS = {"chat": 8, "completions": 0}
 
+# Each is one token, with its blank, for GPT-2, cl100k and o200k, Qwen, DeepSeek, Mistral (SentencePiece and Tekken),
+# the small llama.cpp model and the simulator, which would part a word of more than seven letters.
 _WORDS = """
 about and another answer are as asked at be bear behind bell between blue boat book brave brief bright but by call
 called calm came can car carried cat clear clever client clock coin cold count covered day did do dog each earth eight
-even evening every explain fall fell felt fire first five fixed flow for forest forgot found four fox friend from
+even evening every explain fall fell felt fire first five fixed flow for forest forgot found four friend from
 garden gate gentle give go going gone good ground grow happy hard has he hear heard heavy help home hope horse
 idea in instead is it keep key kind know land last learned let letter light lived long looked lost main make many map
 market me means met mill model more morning moved much named near never night not of old on once one only open opened
-or over owl painted piece plant please poem proud question quiet rain red request river rose run said sat sea send
+or over painted piece plant please poem proud quiet rain red request river rose run said sat sea send
 sent server share shared shell short simple six sky slow small so soft sound stone story strange strong sun sure talked
 tell text that the there they things three time tired to token too two under until up upon very village wait walked
 want warm was water way well went were wheel when while who wind with words you
@@ -65,15 +67,16 @@ class Prompts:
     def body(self, nonce: str, input_tokens: int, output_tokens: int) -> bytes:
         """The whole JSON body of a call of that size; the same arguments always give the same bytes.
 
-        `nonce` is any text, short and unlike any other; it is taken for one token for each two characters. About 2 µs at
-        1,000 tokens.
+        `nonce` is any text, short and unlike any other; it is taken for one token for each two characters. About 3 µs
+        at 1,000 tokens.
         """
         limit = b',"max_tokens":%d' % output_tokens if self._has_limit else b""
         if not self._has_prompt:
             return b"%b%b}" % (self._head, limit)
         mark = msgspec.json.encode(nonce)[1:-1]
-        left = max(0, input_tokens - self._template_tokens - (len(nonce) + 1) // 2)
-        shared = min(left, round(self._shared * (input_tokens - self._template_tokens))) if self._shared else 0
+        own = max(0, input_tokens - self._template_tokens)
+        left = max(0, own - (len(nonce) + 1) // 2)
+        shared = min(left, round(self._shared * own))
         if shared:
             # A template may strip a leading blank, and the first word is a token without it, too.
             mark = b"%b %b" % (self._words(0, shared)[1:], mark)

@@ -27,6 +27,7 @@ class Span:
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where calls go: `url` is a base URL as SDKs take it (it ends in /v1), `body` more top-level keys for each call.
+    Where `also` names more of the same service, calls go to all of them in turn.
 
     `usage` says how strictly a reported usage is held against what arrived: `bounded` (no more events with text than
     tokens, no more tokens than asked), `exact` (one event a token), `off` (none is asked for).
@@ -39,6 +40,12 @@ class Target:
     usage: Usage = "bounded"
     stream: bool = True
     body: dict[str, Any] = field(default_factory=dict)
+    also: tuple[str, ...] = ()
+
+    @property
+    def urls(self) -> tuple[str, ...]:
+        """All base URLs."""
+        return (self.url, *self.also)
 
 
 @dataclass(frozen=True, slots=True)

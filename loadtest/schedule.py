@@ -24,6 +24,7 @@ from loadtest.scenario import Cancel, Phase, Scenario, Span, Tenant
 from loadtest.traces import CLIPPED, SKIPPED, TraceRows
 
 _BLOCK_ROWS = 4096
+_NO_CANCEL = Cancel(0.0, Span(1, 1))
 
 
 class Planned(NamedTuple):
@@ -39,18 +40,21 @@ class Planned(NamedTuple):
 
 
 class _Sizes:
-    """What one tenant's calls ask for, one after the other."""
+    """What one tenant's calls ask for, one after the other.
+
+    Each call takes as many draws as any other, so that to change one setting moves no draw of the others.
+    """
 
     __slots__ = ("_cancel", "_input", "_output", "_random")
 
     def __init__(self, tenant: Tenant, random: Random) -> None:
-        self._input, self._output, self._cancel = tenant.input, tenant.output, tenant.cancel
+        self._input, self._output, self._cancel = tenant.input, tenant.output, tenant.cancel or _NO_CANCEL
         self._random = random
 
     def next(self) -> tuple[int, int, int]:
         """Input tokens, output tokens, and after how many of these the call is left (0: never)."""
-        asked, made = whole(self._input, self._random), whole(self._output, self._random)
-        return asked, made, cancel_after(self._cancel, made, self._random)
+        asked, made = _whole(self._input, self._random), _whole(self._output, self._random)
+        return asked, made, _cancel_after(self._cancel, made, self._random)
 
 
 class ClosedUsers:
@@ -147,6 +151,7 @@ class Schedule:
         """The trace's calls of the phase's tenants, a block of rows at a time."""
         lane_of = {self._places[tenant.name]: lane for lane, tenant in enumerate(self._tenants)}
         randoms = [self._random(tenant, "trace") for tenant in self._tenants]
+        cancels = [tenant.cancel or _NO_CANCEL for tenant in self._tenants]
         # The trace's last call is part of a phase that ends with it.
         side: Literal["left", "right"] = "right" if self._phase.seconds is None else "left"
         end = int(np.searchsorted(rows.times, self.ends_at, side=side))
@@ -162,24 +167,22 @@ class Schedule:
                     continue
                 if fate == CLIPPED:
                     self.clipped[lane] += 1
-                yield Planned(at, lane, asked, made, cancel_after(self._tenants[lane].cancel, made, randoms[lane]))
+                yield Planned(at, lane, asked, made, _cancel_after(cancels[lane], made, randoms[lane]))
 
 
-def whole(span: Span, random: Random) -> int:
-    """A whole number of tokens within the span, at least one."""
+def _whole(span: Span, random: Random) -> int:
+    """A whole number within the span, at least one; always one draw."""
     low, high = max(1, ceil(span.low)), max(1, floor(span.high))
-    return random.randint(low, high) if low < high else low
+    return low + int(random.random() * max(1, high - low + 1))
 
 
-def cancel_after(cancel: Cancel | None, output: int, random: Random) -> int:
+def _cancel_after(cancel: Cancel, output: int, random: Random) -> int:
     """After how many events with text a call of `output` tokens is left, 0 for never: always before its last.
 
-    A call of one token cannot be left before its end. Each call draws the same number of times, so that one tenant's
-    share does not move another's draws.
+    A call of one token cannot be left before its end.
     """
-    if cancel is None or random.random() >= cancel.share:
-        return 0
-    return min(whole(cancel.after_tokens, random), output - 1)
+    share, after = random.random(), _whole(cancel.after_tokens, random)
+    return min(after, output - 1) if share < cancel.share else 0
 
 
 def _is_open(tenant: Tenant) -> bool:

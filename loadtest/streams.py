@@ -20,12 +20,23 @@ import time
 from typing import cast
 from urllib.parse import urlsplit
 
-
 import uvloop
 
 from loadtest.client import Client, Connect, connect_to
 from loadtest.load import Load, Road
-from loadtest.messages import Begin, Ended, Failed, Frames, FromStreams, Progress, Ready, Run, Stop, ToStreams, encode
+from loadtest.messages import (
+    Begin,
+    Ended,
+    Failed,
+    FromStreams,
+    Progress,
+    Ready,
+    Run,
+    Stop,
+    ToStreams,
+    encode,
+    to_streams,
+)
 from loadtest.prompts import Prompts
 from loadtest.scenario import PATHS, Scenario, Tenant
 from loadtest.schedule import Schedule
@@ -41,7 +52,7 @@ class _Pipe(asyncio.Protocol):
 
     def __init__(self) -> None:
         self.messages: asyncio.Queue[ToStreams | None] = asyncio.Queue()
-        self._frames = Frames(ToStreams)
+        self._frames = to_streams()
         self._transport: asyncio.WriteTransport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -49,7 +60,7 @@ class _Pipe(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         for message in self._frames.feed(data):
-            self.messages.put_nowait(cast(ToStreams, message))
+            self.messages.put_nowait(message)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -77,7 +88,10 @@ async def main(end: socket.socket) -> None:
     except (TraceError, OSError) as wrong:
         pipe.tell(Failed(str(wrong)))
         return
-    client = Client(_connect(loop, first), time.monotonic, loop)
+    clients = [
+        Client(_connect(loop, url, address), time.monotonic, loop)
+        for url, address in zip(first.scenario.target.urls, first.addresses, strict=True)
+    ]
     roads = {tenant.name: road_of(first.scenario, tenant) for tenant in first.scenario.tenants}
     meter = StrainMeter(loop, clock=time.monotonic)
     meter.start()
@@ -96,7 +110,8 @@ async def main(end: socket.socket) -> None:
             message,
             schedule,
             [roads[name] for name in message.phase.tenants],
-            client,
+            clients,
+            clock=time.monotonic,
             loop=loop,
             lag=meter,
             open_streams=first.open_streams,
@@ -106,25 +121,26 @@ async def main(end: socket.socket) -> None:
         if not await _run(load, message.index, pipe, meter, loop):
             break
     meter.stop()
-    await client.close()
+    for client in clients:
+        await client.close()
 
 
 async def _run(load: Load, index: int, pipe: _Pipe, meter: StrainMeter, loop: asyncio.AbstractEventLoop) -> bool:
     """One phase, told four times a second; false where nobody listens any more."""
 
     def tell() -> None:
-        pipe.tell(Progress(index, load.seconds, load.take(), meter.take(), load.lost_calls))
+        pipe.tell(Progress(index, load.seconds, load.take(), meter.take(load.began), load.lost_calls))
 
-    def tick() -> None:
-        nonlocal timer
-        timer = loop.call_later(TICK_SECONDS, tick)
-        if pipe.is_read:
-            tell()
+    async def tell_always() -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            if pipe.is_read:
+                tell()
 
     meter.take()  # what lay between two phases is no strain of this one
     started_epoch = time.time()
-    timer = loop.call_later(TICK_SECONDS, tick)
     running = loop.create_task(load.run())
+    telling = loop.create_task(tell_always())
     listening = loop.create_task(pipe.messages.get())
     listens = True
     while not running.done():
@@ -136,9 +152,9 @@ async def _run(load: Load, index: int, pipe: _Pipe, meter: StrainMeter, loop: as
                 break
             listening = loop.create_task(pipe.messages.get())
     load_seconds, seconds, reason = await running
-    timer.cancel()
     listening.cancel()
-    await asyncio.wait({listening})
+    telling.cancel()
+    await asyncio.wait({listening, telling})
     tell()
     pipe.tell(Ended(index, load_seconds, seconds, started_epoch, reason))
     return listens
@@ -146,24 +162,28 @@ async def _run(load: Load, index: int, pipe: _Pipe, meter: StrainMeter, loop: as
 
 def road_of(scenario: Scenario, tenant: Tenant) -> Road:
     """How this tenant's requests are made."""
-    parts = urlsplit(scenario.target.url)
-    accepts = "text/event-stream" if scenario.target.stream else "application/json"
+    heads = tuple(_head(url, scenario, tenant) for url in scenario.target.urls)
+    return Road(heads, Prompts(scenario.target, tenant, scenario.seed))
+
+
+def _head(url: str, scenario: Scenario, tenant: Tenant) -> bytes:
+    parts = urlsplit(url)
     lines = [
         f"POST {parts.path.rstrip('/')}{PATHS[scenario.target.endpoint]} HTTP/1.1",
         f"host: {parts.netloc.rpartition('@')[2]}",
         "user-agent: penstock-loadtest",
-        f"accept: {accepts}",
+        f"accept: {'text/event-stream' if scenario.target.stream else 'application/json'}",
         "content-type: application/json",
         *([f"authorization: Bearer {tenant.key}"] if tenant.key else []),
         "x-request-id: ",
     ]
-    return Road("\r\n".join(lines).encode(), Prompts(scenario.target, tenant, scenario.seed))
+    return "\r\n".join(lines).encode()
 
 
-def _connect(loop: asyncio.AbstractEventLoop, begin: Begin) -> Connect:
-    parts = urlsplit(begin.scenario.target.url)
+def _connect(loop: asyncio.AbstractEventLoop, url: str, address: tuple[str, int]) -> Connect:
+    parts = urlsplit(url)
     tls = ssl.create_default_context() if parts.scheme == "https" else None
-    return connect_to(loop, begin.address, tls=tls, name=parts.hostname or "")
+    return connect_to(loop, address, tls=tls, name=parts.hostname or "")
 
 
 def _trace_rows(scenario: Scenario) -> TraceRows | None:

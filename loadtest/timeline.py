@@ -63,7 +63,7 @@ class Timeline:
                 self._compact()
 
     def moments(self, lane: int, phase_at: float) -> list[Moment]:
-        """The lane's stretches up to the last in which anything happened to anybody; `at` counts from the run's start."""
+        """The lane's stretches, up to the last in which anything happened to anybody; `at` from the run's start."""
         self._compact()
         filled = np.flatnonzero(self._sums.any(axis=(0, 2)))
         last = int(filled[-1]) + 1 if filled.size else 0

@@ -10,12 +10,12 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.histogram import Counts, Floats, Histogram
+from loadtest.histogram import Floats, Histogram
 from loadtest.messages import Call
 from loadtest.scenario import Objectives
 from loadtest.summary import Distribution, Results
@@ -23,6 +23,7 @@ from loadtest.summary import Distribution, Results
 MOST_CODES: Final = 50
 OTHER_CODE: Final = "other"
 STOPPED: Final = "stopped"
+TIMEOUT: Final = "timeout"
 CANCELLED: Final = "cancelled"
 REFUSALS: Final = (429, 503)
 # a quantile is told from 1/(1 − q) samples on: of fewer, it would only be the greatest of them
@@ -36,38 +37,25 @@ _columns = attrgetter(
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
 class Columns:
-    """The calls of one message and tenant, column by column; `first` and `last` are nan where there is none."""
+    """The calls of one message and tenant, column by column; `first` and `last` are nan where there is none.
 
-    scheduled: Floats
-    sent: Floats
-    first: Floats
-    last: Floats
-    ended: Floats
-    input: Counts
-    output: Counts
-    events: Counts
-    prompt_tokens: Counts
-    completion_tokens: Counts
-    status: Counts
-    gap_count: Counts
-    is_reused: Truths
-    codes: Sequence[str]
-    is_done: Truths
-    is_cancelled: Truths
-    is_failed: Truths
+    At least one call. One pass of `attrgetter` and one `zip` are 0.9 µs a call, half of what `astuple` takes.
+    """
 
-    @classmethod
-    def of(cls, calls: Sequence[Call]) -> Columns:
-        """Turn at least one call. One pass of `attrgetter` and one `zip`: 0.9 µs a call, half of `astuple`'s cost."""
-        *columns, reused, codes = zip(*map(_columns, calls), strict=True)
-        times: list[Floats] = [np.array(column, dtype=np.float64) for column in columns[:5]]
-        sizes: list[Counts] = [np.array(column, dtype=np.int64) for column in columns[5:]]
-        is_done = np.array([not code for code in codes], dtype=np.bool_)
-        is_cancelled = np.array([code == CANCELLED for code in codes], dtype=np.bool_)
-        is_failed = ~(is_done | is_cancelled)
-        return cls(*times, *sizes, np.array(reused, dtype=np.bool_), codes, is_done, is_cancelled, is_failed)
+    def __init__(self, calls: Sequence[Call]) -> None:
+        scheduled, sent, first, last, ended, *sizes, reused, codes = zip(*map(_columns, calls), strict=True)
+        self.scheduled, self.sent, self.first, self.last, self.ended = (
+            np.array(times, dtype=np.float64) for times in (scheduled, sent, first, last, ended)
+        )
+        counts = [np.array(column, dtype=np.int64) for column in sizes]
+        self.input, self.output, self.events, self.prompt_tokens, self.completion_tokens = counts[:5]
+        self.status, self.gap_count = counts[5:]
+        self.is_reused = np.array(reused, dtype=np.bool_)
+        self.codes: Sequence[str] = codes
+        self.is_done: Truths = np.array([not code for code in codes], dtype=np.bool_)
+        self.is_cancelled: Truths = np.array([code == CANCELLED for code in codes], dtype=np.bool_)
+        self.is_failed: Truths = ~(self.is_done | self.is_cancelled)
 
     @property
     def ttft(self) -> Floats:
@@ -82,14 +70,16 @@ class Columns:
 
 @dataclass(slots=True)
 class Totals:
-    """One tenant's calls that ended; `merge` makes those of all tenants. Not good but done: an objective was missed."""
+    """One tenant's calls that ended; `merge` makes those of all tenants. `cut_off`
+    failed by our own hand: stopped with the phase, or past the time limit.
+    """
 
     done: int = 0
     good: int = 0
     cancelled: int = 0
     failed: int = 0
     refused: int = 0
-    stopped: int = 0
+    cut_off: int = 0
     reused: int = 0
     tokens_asked: int = 0
     tokens_received: int = 0
@@ -128,6 +118,7 @@ class Totals:
         if failed.any():
             for code, count in Counter(code for code in calls.codes if code and code != CANCELLED).items():
                 self.add_code(code, count)
+            self.cut_off += calls.codes.count(STOPPED) + calls.codes.count(TIMEOUT)
         self.ttft.add(ttft[has_ttft])
         self.ttft_from_sending.add((calls.first - calls.sent)[has_ttft])
         self.client_wait.add(calls.sent - calls.scheduled)
@@ -136,8 +127,6 @@ class Totals:
 
     def add_code(self, code: str, count: int) -> None:
         """Count failures; a server that makes up a code for each call does not fill our memory."""
-        if code == STOPPED:
-            self.stopped += count
         if code not in self.codes and len(self.codes) >= MOST_CODES:
             code = OTHER_CODE
         self.codes[code] = self.codes.get(code, 0) + count
@@ -148,22 +137,23 @@ class Totals:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for name in _MEASURED:
             getattr(self, name).merge(getattr(other, name))
+        self.cut_off += other.cut_off
         for code, count in other.codes.items():
             self.add_code(code, count)
 
     def results(self, name: str, told: dict[str, int], seconds: float) -> Results:
         """All as figures, with what the streams' process has told in counts; rates are over `seconds`."""
         wanted = self.tokens_asked - self.tokens_cancelled
+        counts: dict[str, Any] = {counted: getattr(self, counted) for counted in _COUNTED}
+        measured: dict[str, Any] = {each: distribution(getattr(self, each)) for each in _MEASURED}
         return Results(
             name=name,
-            **told,
-            **{counted: getattr(self, counted) for counted in _COUNTED},
             codes=dict(sorted(self.codes.items(), key=lambda item: (-item[1], item[0]))),
             done_per_second=self.done / seconds if seconds > 0 else 0.0,
             good_per_second=self.good / seconds if seconds > 0 else 0.0,
             tokens_per_second=self.tokens_received / seconds if seconds > 0 else 0.0,
             share_served=self.tokens_received / wanted if wanted > 0 else None,
-            **{measured: distribution(getattr(self, measured)) for measured in _MEASURED},
+            **{**told, **counts, **measured},
         )
 
 
@@ -197,7 +187,7 @@ def distribution(histogram: Histogram) -> Distribution:
 
 
 def _is_good(calls: Columns, ttft: Floats, tpot: Floats, e2e: Floats, objectives: Objectives) -> Truths:
-    """Which calls meet every objective. One without a first token misses that for TTFT; one without a gap meets ITL's."""
+    """Which calls meet every objective. Without a first token that for TTFT is missed, without a gap ITL's is met."""
     good = np.ones(e2e.size, dtype=np.bool_)
     if objectives.ttft is not None:
         good &= ttft <= objectives.ttft

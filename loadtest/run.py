@@ -1,0 +1,292 @@
+"""A run from its first phase to its summary, on the side that decides: the streams' process does as it says.
+
+Phases are run one at a time, so that a sweep can look at one load before it chooses the next. Everything that comes
+back is told to the tally, which adds it up, and to `Watcher`s: a live view, the lines of a file. A run always ends: by
+its phases, by its bounds, when it is interrupted, or when the streams' process does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Protocol, cast
+
+from loadtest.messages import Begin, Call, Ended, Failed, FromStreams, Progress, Ready, Run, Stop, ToStreams
+from loadtest.messages import encode, from_streams
+from loadtest.scenario import Phase, Scenario
+from loadtest.summary import Mark, PhaseResults, Summary, SweepStep
+from loadtest.sweep import SweepPlan
+from loadtest.tally import Now, Tally
+
+READY_SECONDS = 30.0
+CLOSE_SECONDS = 5.0
+UNSEEN_SECONDS = 0.5  # this process standing still for so long is told; the streams went on
+MOST_DRAIN_SECONDS = 600.0
+
+
+class StreamsFailed(Exception):
+    """The streams' process ended, or cannot do what it was told; what was counted until then is lost to the summary."""
+
+
+class Watcher(Protocol):
+    """Somebody who is told while a run goes on."""
+
+    def phase_begins(self, phase: Phase, number: int, is_counted: bool) -> None:
+        """The phase of this number, from 0, begins."""
+
+    def calls_ended(self, phase: Phase, tenant: str, calls: Sequence[Call], started_epoch: float) -> None:
+        """Calls of this tenant have ended; their times are seconds after `started_epoch`."""
+
+    def progressed(self, now: Now) -> None:
+        """Four times a second."""
+
+    def phase_ended(self, results: PhaseResults, step: SweepStep | None) -> None:
+        """The phase is over; in a sweep, what was made of it."""
+
+
+@dataclass(slots=True)
+class Control:
+    """How a run that goes on is stopped: `stop` asks it to end and to report what it has."""
+
+    _is_stopped: bool = False
+    _streams: list[_Streams] = field(default_factory=list)
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether it was asked to end."""
+        return self._is_stopped
+
+    def stop(self) -> None:
+        """End the phase that runs, and begin no other."""
+        self._is_stopped = True
+        for streams in self._streams:
+            streams.tell(Stop())
+
+
+class _Streams(asyncio.Protocol):
+    """The streams' process, and the socket pair's end on this side."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[FromStreams | None] = asyncio.Queue()
+        self.pid = 0
+        self._frames = from_streams()
+        self._transport: asyncio.WriteTransport | None = None
+        self._process: asyncio.subprocess.Process | None = None
+
+    @classmethod
+    async def start(cls, begin: Begin) -> _Streams:
+        """Start it, and wait until it is ready. Raises `StreamsFailed` where it is not."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            # A session of its own: Ctrl-C is for this process, which says `Stop` and still gets the rest.
+            process = await asyncio.create_subprocess_exec(
+                sys.executable,
+                "-m",
+                "loadtest.streams",
+                str(theirs.fileno()),
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,
+            )
+        _, streams = await asyncio.get_running_loop().create_connection(cls, sock=ours)
+        streams._process, streams.pid = process, process.pid
+        streams.tell(begin)
+        try:
+            first = await asyncio.wait_for(streams.messages.get(), READY_SECONDS)
+        except TimeoutError:
+            first = None
+        if not isinstance(first, Ready):
+            await streams.close()
+            why = first.reason if isinstance(first, Failed) else "the streams' process did not start"
+            raise StreamsFailed(why)
+        return streams
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        for message in self._frames.feed(data):
+            self.messages.put_nowait(message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self.messages.put_nowait(None)
+
+    def tell(self, message: ToStreams) -> None:
+        """Send a message, if it still listens."""
+        if self._transport is not None:
+            self._transport.write(encode(message))
+
+    async def close(self) -> None:
+        """End it."""
+        if self._transport is not None:
+            self._transport.close()
+        if self._process is not None:
+            try:
+                await asyncio.wait_for(self._process.wait(), CLOSE_SECONDS)
+            except TimeoutError:
+                self._process.kill()
+                await self._process.wait()
+
+
+async def run_scenario(
+    scenario: Scenario,
+    *,
+    addresses: Sequence[tuple[str, int]],
+    open_streams: int,
+    name: str = "run",
+    watchers: Sequence[Watcher] = (),
+    control: Control | None = None,
+    keep_gaps: bool = False,
+    on_ready: object = None,
+) -> Summary:
+    """Run it, and sum it up. `addresses` are where the target's URLs were found to lie, in their order.
+
+    Raises `StreamsFailed` where the streams' process fails before its first phase has ended; later failures end the run
+    with what there is.
+    """
+    control = control or Control()
+    begin = Begin(scenario, list(addresses), open_streams, keep_gaps)
+    streams = await _Streams.start(begin)
+    control._streams.append(streams)
+    if callable(on_ready):
+        on_ready(streams.pid)
+    run = _Running(scenario, streams, control, watchers, name)
+    try:
+        return await run.to_its_end()
+    finally:
+        control._streams.remove(streams)
+        await streams.close()
+
+
+class _Running:
+    """One run under way."""
+
+    def __init__(
+        self, scenario: Scenario, streams: _Streams, control: Control, watchers: Sequence[Watcher], name: str
+    ) -> None:
+        self._scenario = scenario
+        self._streams = streams
+        self._control = control
+        self._watchers = watchers
+        self._began = time.monotonic()
+        self._tally = Tally(scenario, datetime.now(UTC).isoformat(timespec="seconds"), name)
+        self._sweep = SweepPlan(scenario.sweep, scenario) if scenario.sweep is not None else None
+        self._left_requests = scenario.bounds.requests
+        self._left_seconds = scenario.bounds.seconds
+        self._unseen: list[tuple[float, float]] = []
+        self._ended = "complete"
+
+    async def to_its_end(self) -> Summary:
+        """All phases, and their sum."""
+        noticing = asyncio.get_running_loop().create_task(self._notice_own_stalls())
+        number = 0
+        try:
+            for number, (phase, is_counted) in enumerate(self._phases()):
+                results = await self._one(number, phase, is_counted)
+                step = self._judge(results) if is_counted else None
+                for watcher in self._watchers:
+                    watcher.phase_ended(results, step)
+                if self._ended != "complete":
+                    break
+        except StreamsFailed:
+            if not number:
+                raise
+            self._ended = "failed"
+        finally:
+            noticing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await noticing
+        summary = self._tally.summary(self._ended)
+        if self._sweep is not None:
+            summary.sweep = self._sweep.results()
+        for at, seconds in self._unseen:
+            text = (
+                f"the view stood still for {seconds:.1f} s, {at:.1f} s into the run; the streams are another process's, "
+                "and went on"
+            )
+            summary.marks.append(Mark(kind="note", phase="", text=text))
+        return summary
+
+    def _phases(self) -> Iterator[tuple[Phase, bool]]:
+        """What to run, one after the other, within the bounds; and whether it counts."""
+        scenario = self._scenario
+        if scenario.warmup_seconds and scenario.phases:
+            first = scenario.phases[0]
+            scale = (first.scale[0], first.scale[0])
+            yield replace(first, name="warm-up", seconds=scenario.warmup_seconds, scale=scale), False
+        if self._sweep is None:
+            for phase in scenario.phases:
+                if not self._bounded():
+                    yield self._shortened(phase), True
+            return
+        while (step := self._sweep.next()) is not None and not self._bounded():
+            yield self._shortened(step), True
+
+    def _bounded(self) -> bool:
+        if self._left_seconds <= 0 or self._left_requests <= 0:
+            self._ended = "bounds"
+        return self._ended != "complete"
+
+    def _shortened(self, phase: Phase) -> Phase:
+        if phase.seconds is not None and phase.seconds <= self._left_seconds:
+            return phase
+        return replace(phase, seconds=self._left_seconds) if phase.seconds is not None else phase
+
+    async def _one(self, number: int, phase: Phase, is_counted: bool) -> PhaseResults:
+        at = time.monotonic() - self._began
+        self._tally.begin(number, phase, at, is_counted)
+        for watcher in self._watchers:
+            watcher.phase_begins(phase, number, is_counted)
+        drain = min(self._scenario.target.timeout_seconds, MOST_DRAIN_SECONDS)
+        started_epoch = time.time()
+        self._streams.tell(Run(number, phase, drain, self._left_requests))
+        if self._control.is_stopped:
+            self._streams.tell(Stop())
+        while True:
+            message = await self._streams.messages.get()
+            if isinstance(message, Progress):
+                self._take(message, phase, started_epoch)
+            elif isinstance(message, Ended):
+                return self._end(message, phase)
+            else:
+                why = message.reason if isinstance(message, Failed) else "the streams' process ended by itself"
+                raise StreamsFailed(why)
+
+    def _take(self, progress: Progress, phase: Phase, started_epoch: float) -> None:
+        self._tally.take(progress)
+        for watcher in self._watchers:
+            for tenant, lane in zip(phase.tenants, progress.lanes, strict=True):
+                if lane.calls:
+                    watcher.calls_ended(phase, tenant, lane.calls, started_epoch)
+            watcher.progressed(self._tally.now())
+
+    def _end(self, ended: Ended, phase: Phase) -> PhaseResults:
+        results = self._tally.end(ended)
+        self._left_requests -= results.all.scheduled
+        self._left_seconds -= ended.load_seconds
+        if self._control.is_stopped:
+            self._ended = "interrupted"
+        elif ended.reason == "requests":
+            self._ended = "bounds"
+        return results
+
+    def _judge(self, results: PhaseResults) -> SweepStep | None:
+        if self._sweep is None:
+            return None
+        return self._sweep.judge(results, self._tally.ttft_points(), self._tally.open_points())
+
+    async def _notice_own_stalls(self) -> None:
+        """A user who stops this process should hear what that did: nothing to the streams."""
+        before = time.monotonic()
+        while True:
+            await asyncio.sleep(0.1)
+            now = time.monotonic()
+            if now - before - 0.1 > UNSEEN_SECONDS and len(self._unseen) < 20:
+                self._unseen.append((before - self._began, now - before - 0.1))
+            before = now

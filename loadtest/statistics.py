@@ -1,0 +1,209 @@
+"""The few statistics that a run needs, each with the 95 % interval that says how much to believe it.
+
+Neither calls nor samples of memory are independent of those beside them: a queue that is long now was long just before.
+Slopes are therefore given for fewer samples than there are, by their residuals' correlation; and quantiles of a time
+line are resampled in blocks of neighbouring stretches, as long as the line's own correlation asks for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from loadtest.histogram import Counts, Floats, edges
+
+RESAMPLES: Final = 2000
+MOST_STRETCHES: Final = 40
+Z_975: Final = 1.959964
+
+
+class Slope(NamedTuple):
+    """Change of y for one of x, and the ends of its 95 % interval; infinite where too little is known."""
+
+    slope: float
+    low: float
+    high: float
+
+
+class Interval(NamedTuple):
+    """The ends of a 95 % interval."""
+
+    low: float
+    high: float
+
+
+def jain(values: Iterable[float]) -> float | None:
+    """Jain's fairness index, (Σx)² ÷ (n·Σx²): 1 where all have the same, 1/n where one has everything.
+
+    `None` where nobody has anything (R. Jain, D. Chiu, W. Hawe, DEC-TR-301, 1984).
+    """
+    x = np.array(list(values), dtype=np.float64)
+    squares = float((x**2).sum())
+    return float(x.sum()) ** 2 / (x.size * squares) if squares > 0 else None
+
+
+def student_975(freedom: float) -> float:
+    """The 97.5 % quantile of Student's t; infinite under 2 degrees of freedom, where an interval says nothing.
+
+    Expansion in 1/freedom (Abramowitz and Stegun, 26.7.5): 3 % low at 2 degrees, 0.2 % at 3, exact from 5.
+    """
+    if freedom < 2:
+        return math.inf
+    z = Z_975
+    terms = (
+        (z**3 + z) / 4,
+        (5 * z**5 + 16 * z**3 + 3 * z) / 96,
+        (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384,
+        (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
+    )
+    return z + sum(term / freedom ** (power + 1) for power, term in enumerate(terms))
+
+
+def ordinary_slope(x: npt.ArrayLike, y: npt.ArrayLike) -> Slope:
+    """The least-squares slope of y over x, with an interval that minds neighbours' likeness.
+
+    Points are first averaged in up to 40 equal stretches of x. The residuals' correlation r from one stretch to the
+    next then leaves n·(1 − r)/(1 + r) of the n stretches as independent ones (Santer et al., J. Geophys. Res. 105,
+    2000), and Student's t for two fewer gives the interval.
+    """
+    x, y = _stretches(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    away = x - x.mean() if x.size else x
+    spread = float((away**2).sum())
+    if x.size < 3 or spread <= 0:
+        return Slope(0.0, -math.inf, math.inf)
+    slope = float((away * y).sum()) / spread
+    residuals = y - y.mean() - slope * away
+    squares = float((residuals**2).sum())
+    if squares <= 1e-18 * max(float((y**2).sum()), 1e-300):
+        return Slope(slope, slope, slope)  # a line, exactly
+    likeness = float((residuals[1:] * residuals[:-1]).sum()) / squares
+    # n residuals of a fitted line look less alike than they are, by about (1 + 4r)/n (Marriott and Pope, 1954)
+    likeness = min(max(likeness + (1 + 4 * max(likeness, 0.0)) / x.size, 0.0), 0.999)
+    independent = x.size * (1 - likeness) / (1 + likeness)
+    freedom = independent - 2
+    if freedom < 2:
+        return Slope(slope, -math.inf, math.inf)
+    half = student_975(freedom) * math.sqrt(squares / freedom / spread)
+    return Slope(slope, slope - half, slope + half)
+
+
+def _stretches(x: Floats, y: Floats) -> tuple[Floats, Floats]:
+    """Means of the points in each of up to `MOST_STRETCHES` equal stretches of x; empty stretches are left out."""
+    if x.size <= MOST_STRETCHES:
+        order = np.argsort(x, kind="stable")
+        return x[order], y[order]
+    first, last = float(x.min()), float(x.max())
+    if last <= first:
+        return x[:1], y[:1]
+    place = np.minimum(((x - first) / (last - first) * MOST_STRETCHES).astype(np.int64), MOST_STRETCHES - 1)
+    counts = np.bincount(place, minlength=MOST_STRETCHES)
+    filled = counts > 0
+    sums = np.bincount(place, x, MOST_STRETCHES), np.bincount(place, y, MOST_STRETCHES)
+    return sums[0][filled] / counts[filled], sums[1][filled] / counts[filled]
+
+
+class Stretches:
+    """Durations along a time line: one row of bucket counts a stretch, over the buckets that hold anything."""
+
+    def __init__(self, histograms: Sequence[tuple[Sequence[int], Sequence[int]]]) -> None:
+        filled = [number for number, (_, counts) in enumerate(histograms) if counts]
+        # before the first and after the last call there is nothing to resample: a drain is no time of low latency
+        histograms = histograms[filled[0] : filled[-1] + 1] if filled else []
+        self.buckets = np.array(sorted({bucket for buckets, _ in histograms for bucket in buckets}), dtype=np.int64)
+        self.rows: Counts = np.zeros((len(histograms), self.buckets.size), dtype=np.int64)
+        for row, (buckets, counts) in zip(self.rows, histograms, strict=True):
+            row[np.searchsorted(self.buckets, buckets)] = counts
+
+    @property
+    def count(self) -> int:
+        """How many durations there are."""
+        return int(self.rows.sum())
+
+    def quantile(self, q: float) -> float | None:
+        """The quantile of all, in seconds, read evenly within its bucket; `None` where there is nothing."""
+        return float(quantiles(self.buckets, self.rows.sum(axis=0)[None], q)[0]) if self.rows.size else None
+
+    def resampled(self, q: float, random: np.random.Generator) -> Floats:
+        """That quantile of `RESAMPLES` time lines, each put together from blocks of this one.
+
+        Few blocks tell less of the truth than their spread shows, as with Student's t: draws are moved away from their
+        middle as far as that asks for.
+        """
+        # a high quantile has few calls beyond it, too few to show how long a bad time lasts: the median shows it
+        length = max(block_length(self._excess(q)), block_length(self._excess(0.5)))
+        weights = block_weights(len(self.rows), length, random)
+        draws = np.log(quantiles(self.buckets, weights @ self.rows.astype(np.float32), q))
+        middle = np.median(draws)
+        wider = student_975(max(len(self.rows) / length - 1, 2)) / Z_975
+        widened: Floats = np.exp(middle + (draws - middle) * wider)
+        return widened
+
+    def _excess(self, q: float) -> Floats:
+        """What each stretch adds to the quantile's error: its calls beyond the quantile, less the share expected."""
+        totals = self.rows.sum(axis=1)
+        at = int(np.searchsorted(np.cumsum(self.rows.sum(axis=0)), q * totals.sum()))
+        beyond = self.rows[:, at:].sum(axis=1)
+        excess: Floats = beyond - totals * (beyond.sum() / max(int(totals.sum()), 1))
+        return excess
+
+
+def quantiles(buckets: Counts, rows: npt.NDArray[Any], q: float) -> Floats:
+    """The quantile of each row of counts, in seconds. Values are taken to lie evenly within their bucket, so that a
+    small change is not lost to the bucket's width.
+    """
+    sums = np.cumsum(rows, axis=1, dtype=np.float64)
+    wanted = q * sums[:, -1]
+    place = np.minimum((sums < wanted[:, None]).sum(axis=1), buckets.size - 1)
+    each = np.arange(len(rows))
+    within = rows[each, place].astype(np.float64)
+    before = sums[each, place] - within
+    low, high = edges(buckets[place])
+    part: Floats = np.divide(wanted - before, within, out=np.zeros(len(rows)), where=within > 0)
+    return low + (high - low) * part
+
+
+def block_weights(stretches: int, length: int, random: np.random.Generator) -> npt.NDArray[np.float32]:
+    """How often each stretch is drawn, in each of `RESAMPLES` resamples of as many as there are: runs of `length`
+    neighbours from random starts, the end joined to the beginning (circular blocks, Politis and Romano, 1992).
+    """
+    blocks = -(-stretches // length)
+    starts = random.integers(0, stretches, size=(RESAMPLES, blocks, 1))
+    drawn = ((starts + np.arange(length)) % stretches).reshape(RESAMPLES, -1)[:, :stretches]
+    flat = (drawn + np.arange(RESAMPLES)[:, None] * stretches).ravel()
+    return np.bincount(flat, minlength=RESAMPLES * stretches).reshape(RESAMPLES, stretches).astype(np.float32)
+
+
+def block_length(series: Floats) -> int:
+    """How many neighbouring stretches belong together, from the correlation of `series` along the line (Politis and
+    White, Econometric Reviews 23, 2004, for the circular bootstrap); at most a sixth of the line.
+    """
+    n = series.size
+    most = max(n // 6, 1)
+    away = series - series.mean() if n else series
+    power = float((away**2).sum())
+    if n < 12 or power <= 0:
+        return most if n < 12 else 1
+    reach = min(n // 2, math.ceil(math.sqrt(n)) + 5)
+    likeness = np.array([float((away[lag:] * away[: n - lag]).sum()) / power for lag in range(2 * reach + 1)])
+    small = np.abs(likeness) < 2 * math.sqrt(math.log10(n) / n)
+    run = max(5, int(math.sqrt(math.log10(n))))
+    lag = next((lag for lag in range(1, reach + 1) if small[lag : lag + run].all()), reach) - 1
+    if lag < 1:
+        return 1
+    lags = np.arange(-2 * lag, 2 * lag + 1)
+    window = np.clip(2 * (1 - np.abs(lags) / (2 * lag)), 0, 1)  # flat up to half of its width
+    likeness = likeness[np.abs(lags)]
+    smooth = float((window * likeness).sum())
+    rough = float((window * np.abs(lags) * likeness).sum())
+    length = (2 * rough**2 / (4 / 3 * max(smooth, 1e-3) ** 2)) ** (1 / 3) * n ** (1 / 3)
+    return int(min(max(math.ceil(length), 1), most))
+
+
+def interval(draws: Floats) -> Interval:
+    """The middle 95 % of resampled figures."""
+    low, high = np.quantile(draws, (0.025, 0.975))
+    return Interval(float(low), float(high))
