@@ -3,12 +3,13 @@
 A call is a `Flight`: its request, its answer, and whom to tell. `Client` keeps the connections; it hands a flight to
 one that is idle or opens another, and sends a request again, once, where a kept connection died before any byte came
 back (llama.cpp's server drops its connections right after an answer). Latencies are not made here: a flight has its
-times.
+times. A flight never ends while it is being sent: `on_end` is called in a later turn of the loop, or from `end`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import ssl
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -20,9 +21,13 @@ from loadtest.answer import Answer
 
 MOST_CONNECTING = 512  # at once: a listener's backlog is no deeper, and what it drops comes back a second later
 
+_OWN_LIMITS = {errno.EMFILE: "no_descriptors", errno.ENFILE: "no_descriptors", errno.EADDRNOTAVAIL: "no_ports"}
+
 
 class Flight:
-    """One call on its way. Times are the client's clock; `sent` is when its request was written to a connection."""
+    """One call on its way. `sent` (when its request was written to a connection) and `ended` are times of the client's
+    clock. `scheduled` is its owner's, who may count from anywhere.
+    """
 
     __slots__ = (
         "answer",
@@ -59,10 +64,14 @@ class Flight:
         self.on_end = on_end
 
 
+class _Surplus(Exception):
+    """A second answer, which nobody asked for."""
+
+
 class Connection(asyncio.Protocol):
     """One connection. Its client gives it flights, one at a time."""
 
-    __slots__ = ("_body", "_client", "_close", "_flight", "_has_ended", "_is_framed", "_parser", "_transport")
+    __slots__ = ("_body", "_client", "_flight", "_has_ended", "_is_framed", "_is_reusable", "_parser", "_transport")
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -72,7 +81,7 @@ class Connection(asyncio.Protocol):
         self._body = b""
         self._has_ended = False
         self._is_framed = False
-        self._close = False
+        self._is_reusable = False
 
     @property
     def is_open(self) -> bool:
@@ -84,7 +93,7 @@ class Connection(asyncio.Protocol):
         assert self.is_open and self._transport is not None
         self._flight = flight
         self._parser = httptools.HttpResponseParser(self)
-        self._body, self._has_ended, self._is_framed, self._close = b"", False, False, False
+        self._body, self._has_ended, self._is_framed, self._is_reusable = b"", False, False, False
         flight.sent = self._client.clock()
         self._transport.write(flight.request)
         if not flight.is_reused:
@@ -109,9 +118,10 @@ class Connection(asyncio.Protocol):
         try:
             parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._end(flight, now, code="malformed")
-            self.leave()
-            return
+            if not self._has_ended:
+                self._end(flight, now, code="malformed")
+                return
+            self._is_reusable = False  # the answer is whole; what follows it is not ours
         answer = flight.answer
         if self._body:
             answer.take(self._body, now)
@@ -120,7 +130,6 @@ class Connection(asyncio.Protocol):
             self._end(flight, now, is_whole=True)
         elif flight.cancel_after and answer.events >= flight.cancel_after:
             self._end(flight, now, code="cancelled")
-            self.leave()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
@@ -128,16 +137,23 @@ class Connection(asyncio.Protocol):
         flight = self._flight
         if flight is None:
             return
-        if flight.is_reused and not flight.answer.has_begun and flight.request:
-            self._flight = None
+        if flight.is_reused and flight.request:
+            self._flight = self._parser = None
             self._client.send_afresh(flight)
             return
         # Without framing the end of the connection is the end of the answer.
-        self._end(
-            flight, self._client.clock(), is_whole=exc is None and not self._is_framed and flight.answer.has_begun
-        )
+        is_whole = exc is None and not self._is_framed and flight.answer.has_begun
+        self._end(flight, self._client.clock(), is_whole=is_whole)
 
     # ---- httptools' callbacks
+
+    def on_message_begin(self) -> None:
+        if self._has_ended:
+            raise _Surplus
+        self._is_framed = False  # what interim heads said is not the answer's
+        if self._flight is not None:
+            self._flight.answer.is_event_stream = False
+            self._flight.request = b""  # the server has it
 
     def on_header(self, name: bytes, value: bytes) -> None:
         lower = name.lower()
@@ -145,36 +161,40 @@ class Connection(asyncio.Protocol):
             self._flight.answer.is_event_stream = value.lstrip().lower().startswith(b"text/event-stream")
         elif lower in (b"content-length", b"transfer-encoding"):
             self._is_framed = True
-        elif lower == b"connection" and value.lower() == b"close":
-            self._close = True
 
     def on_headers_complete(self) -> None:
-        if self._flight is not None and self._parser is not None:
+        if self._flight is not None and self._parser is not None and self._parser.get_status_code() >= 200:
             self._flight.answer.status = self._parser.get_status_code()
-            self._flight.request = b""
 
     def on_body(self, body: bytes) -> None:
         # one read, one look: a chunk at a time would count what arrived together as arrivals of their own
         self._body = self._body + body if self._body else body
 
     def on_message_complete(self) -> None:
-        self._has_ended = True
+        if self._parser is not None and self._parser.get_status_code() >= 200:  # else an interim head, as 100 Continue
+            self._has_ended = True
+            self._is_reusable = self._parser.should_keep_alive()
 
     def end_with(self, code: str) -> None:
         """End the call that it carries, with this code, and go away."""
         if self._flight is not None:
             self._end(self._flight, self._client.clock(), code=code)
-        self.leave()
+        else:
+            self.leave()
 
     def _end(self, flight: Flight, now: float, *, is_whole: bool = False, code: str | None = None) -> None:
+        """The call is over. `code` is a reason of ours, which counts only where the answer has no `[DONE]` yet."""
         self._flight = self._parser = None
-        said = flight.answer.end(now, is_whole=is_whole)
-        flight.code = said if code is None else code
-        flight.ended = flight.answer.done_at if flight.answer.done_at is not None and not flight.code else now
-        if is_whole and not self._close and self._is_framed and self.is_open:
+        self._body = b""
+        answer = flight.answer
+        said = answer.end(now, is_whole=is_whole)
+        flight.code = said if code is None or answer.done_at is not None else code
+        flight.ended = answer.done_at if answer.done_at is not None and not flight.code else now
+        self._client.landed(flight)
+        if is_whole and self._is_reusable and self.is_open:
             self._client.keep(self)
-        elif self._transport is not None and code is None:
-            self._transport.close()
+        else:
+            self.leave()
         flight.on_end(flight)
 
 
@@ -208,9 +228,7 @@ class Client:
         while self._idle:
             connection, _ = self._idle.popitem()  # the latest: the others may be dropped by the server as idle
             if connection.is_open:
-                flight.is_reused = True
-                self._carrying[flight] = connection
-                connection.carry(flight)
+                self._carry_on(connection, flight)
                 return
         self.send_afresh(flight)
 
@@ -229,35 +247,50 @@ class Client:
     async def _open(self, flight: Flight) -> None:
         try:
             connection = await self._connect(lambda: Connection(self))
-        except (OSError, ssl.SSLError) as wrong:
+        except OSError as wrong:
             if flight in self._carrying:
-                flight.code = "tls_failed" if isinstance(wrong, ssl.SSLError) else "refused_connection"
-                self._end_unsent(flight)
+                self._end_unsent(flight, _code_of(wrong))
             return
         finally:
             self._connecting -= 1
-            while self._unconnected and self._connecting < MOST_CONNECTING:
-                waiting = self._unconnected.popleft()
-                if waiting in self._carrying:
-                    self.send_afresh(waiting)
-        if flight in self._carrying:  # else it was left while it waited
+            while self._connecting < MOST_CONNECTING and (waiting := self._next_unconnected()) is not None:
+                self.send_afresh(waiting)
+        if flight not in self._carrying:  # it was left while it waited
+            connection.leave()
+        elif connection.is_open:
             self._carrying[flight] = connection
             connection.carry(flight)
-        else:
-            connection.leave()
+        else:  # a server may close what it has just accepted
+            self._end_unsent(flight, "cut")
+
+    def _next_unconnected(self) -> Flight | None:
+        while self._unconnected:
+            flight = self._unconnected.popleft()
+            if flight in self._carrying:  # else it was left while it waited
+                return flight
+        return None
+
+    def _carry_on(self, connection: Connection, flight: Flight) -> None:
+        """Let a flight go on a connection that was used before."""
+        flight.is_reused = True
+        self._carrying[flight] = connection
+        connection.carry(flight)
 
     def end(self, flight: Flight, code: str) -> None:
-        """End a flight that is under way, with this code."""
+        """End a flight that is under way, with this code; one whose answer has come to its `[DONE]` is done."""
         connection = self._carrying.get(flight)
         if connection is not None:
             connection.end_with(code)
         elif flight in self._carrying:
-            flight.code = code
-            self._end_unsent(flight)
+            self._end_unsent(flight, code)
 
     def keep(self, connection: Connection) -> None:
-        """A connection whose answer has ended, fit for the next call."""
-        self._idle[connection] = None
+        """A connection whose answer has ended, fit for the next call: that of a flight that waits for one, or later."""
+        waiting = self._next_unconnected()
+        if waiting is None:
+            self._idle[connection] = None
+        else:
+            self._carry_on(connection, waiting)
 
     def forget(self, connection: Connection) -> None:
         """A connection that is gone."""
@@ -269,22 +302,31 @@ class Client:
             self.end(flight, code)
 
     def landed(self, flight: Flight) -> None:
-        """A flight has ended: its owner says so from `on_end`."""
+        """A flight has ended; its connection says so."""
         self._carrying.pop(flight, None)
 
     async def close(self) -> None:
-        """Leave everything."""
-        for connection in [*self._idle, *self._carrying.values()]:
-            if connection is not None:
-                connection.leave()
+        """Leave everything. What is still under way ends as `stopped`."""
+        self.end_all("stopped")
+        for connection in list(self._idle):
+            connection.leave()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def _end_unsent(self, flight: Flight) -> None:
+    def _end_unsent(self, flight: Flight, code: str) -> None:
+        del self._carrying[flight]
+        flight.code = code
         flight.ended = self.clock()
         flight.answer.end(flight.ended, is_whole=False)
         flight.on_end(flight)
+
+
+def _code_of(wrong: OSError) -> str:
+    """What kept a connection from being made: the server, its certificate, or limits of this machine's own."""
+    if isinstance(wrong, ssl.SSLError):
+        return "tls_failed"
+    return _OWN_LIMITS.get(wrong.errno or 0, "refused_connection")
 
 
 def connect_to(

@@ -6,6 +6,7 @@ that is needed is wrong itself, nothing is said here. Whether a trace can be rep
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path as FilePath
 from typing import Any
@@ -21,7 +22,7 @@ Blame = Callable[[Path, str, str], None]
 
 OPEN = ("constant", "poisson", "gamma")
 WHOLE = "all"
-WARM_UP = "warmup"
+WARM_UP = "warm-up"
 DEFAULT_OUTPUT = Span(64, 64)
 
 
@@ -207,11 +208,9 @@ class _Check:
             self._blame(("trace", "split"), "is missing, and everybody has arrivals of their own", remedy)
         file = trace.get("file")
         if isinstance(file, str) and file.strip() and file.isprintable() and not (self._folder / file).is_file():
-            is_folder = (self._folder / file).is_dir()
-            reason = f"{file!r} is a folder" if is_folder else f"there is no file {file!r}"
-            self._blame(
-                ("trace", "file"), reason, "write the path of a CSV file; a relative one begins at the scenario"
-            )
+            path = os.path.join(self._folder, file)  # as it was written: what came from a variable is found in it
+            reason = f"'{path}' is a folder" if os.path.isdir(path) else f"there is no file '{path}'"
+            self._blame(("trace", "file"), reason, "write the path of a CSV file")
 
     def _check_columns(self) -> None:
         columns, client = self._trace.get("columns"), self._trace.get("client")

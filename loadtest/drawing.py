@@ -20,7 +20,7 @@ Anchor = Literal["start", "middle", "end"]
 Point = tuple[float, float]
 
 _UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")  # control and direction
-_CHARACTER_PX = 6.7  # of 12-px text in the widest of the usual fonts
+_CHARACTER_PX = 7.3  # of 12-px text, bold, in the widest of the usual fonts
 _TIME_STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 20, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 21600, 43200)
 
 
@@ -61,11 +61,11 @@ def width_px(text: str) -> float:
 
 
 def shortened(text: str, room_px: float) -> str:
-    """As much of a text as fits, with an ellipsis; empty where that would be less than two letters."""
+    """As much of a text as fits, with an ellipsis; empty where that would be less than three letters."""
     if width_px(text) <= room_px:
         return text
     kept = floor(room_px / _CHARACTER_PX) - 1
-    return f"{text[:kept].rstrip()}…" if kept >= 2 else ""
+    return f"{text[:kept].rstrip()}…" if kept >= 3 else ""
 
 
 def log_range(values: Iterable[float]) -> tuple[float, float]:

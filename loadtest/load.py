@@ -26,9 +26,12 @@ from loadtest.prompts import Prompts
 from loadtest.scenario import Scenario
 from loadtest.schedule import ClosedUsers, Planned, Schedule
 
+_MORE_TOKENS = {"max_tokens", "max_completion_tokens", "n", "best_of", "prompt"}
 EARLY_SECONDS = 0.0005  # a timer may fire this much early; such a call is sent, and its latencies run from its sending
 REFUSED_PAUSE_SECONDS = 0.1  # a user who cannot even connect does not try again at once
-MOST_KEPT_CALLS = 100_000  # of one tenant, while the other process does not read
+MOST_KEPT_CALLS = 100_000  # while the other process does not read
+MOST_KEPT_GAPS = 1 << 16  # of one tenant; then they become counts, 20 ns each
+MOST_KEPT_RAW_GAPS = 1 << 22  # where they are wanted with their calls: 130 MB
 
 
 class NotesLag(Protocol):
@@ -47,10 +50,11 @@ class Road(NamedTuple):
 class _Flown(Flight):
     """A flight of this load: whose it is, what it asked for, and, in a closed loop, which user waits for it."""
 
-    __slots__ = ("client", "input", "lane", "output", "user")
+    __slots__ = ("client", "input", "lane", "launched", "output", "user")
 
     client: Client
     lane: int
+    launched: float  # when it was given to the client, in seconds from the phase's start
     input: int
     output: int
     user: int
@@ -68,9 +72,15 @@ class _LaneState:
         self.gaps = array("f")
         self.folded = Histogram()
 
+    def fold(self) -> None:
+        """Count the gaps that are kept one by one."""
+        self.folded.add(np.frombuffer(self.gaps, dtype=np.float32))
+        self.gaps = array("f")
+
 
 class Load:
     """The load of one phase, once. `run` ends when the last stream has, at the latest `drain_seconds` after the load.
+    Calls that wait behind the cap when the load ends may still go in that time; those that never do are told.
 
     `roads` are in the order of the phase's tenants; `nonce` is a word that no other run has. `clock` is the
     clients', to which calls go in turn.
@@ -107,8 +117,9 @@ class Load:
         self._cap = open_streams
         self._nonce = nonce
         self._keep_gaps = keep_gaps
-        self._knows_most = not {"max_tokens", "max_completion_tokens"} & scenario.target.body.keys()
-        self._began = 0.0
+        # Some keys of a body make more of an answer than was asked for here: then usage has no upper bound.
+        self._knows_most = not _MORE_TOKENS & scenario.target.body.keys()
+        self._began = clock()
         self._number = 0
         self._open = 0
         self._waiting: deque[tuple[float, int, int, int, int, int]] = deque()
@@ -118,7 +129,9 @@ class Load:
         self._load_seconds = 0.0
         self._reason = ""
         self._over: asyncio.Future[None] = loop.create_future()
+        self._kept_calls = self._kept_raw_gaps = 0
         self.lost_calls = 0
+        """Calls that nobody was told of, for nobody read."""
 
     @property
     def began(self) -> float:
@@ -134,7 +147,7 @@ class Load:
         """Run it: seconds of load, seconds in all, and why it ended early, or nothing."""
         self._began = self._clock()
         ends_at = self._schedule.ends_at
-        self._after(ends_at, lambda: self._end_load(ends_at))
+        self._after(ends_at, lambda: self._come_to_end(ends_at))
         for lane, state in enumerate(self._lanes):
             if state.users is not None:
                 for user in range(state.users.count):
@@ -155,16 +168,16 @@ class Load:
     def stop(self) -> None:
         """Send no more, and leave what is open."""
         self._end_load(self.seconds, "stopped")
-        self._finish()
+        self._finish("stopped")
 
     # ---- what goes out
 
-    def _send_due(self) -> None:
-        """Send all calls whose time has come, and set the timer for the next."""
-        now = self.seconds
+    def _send_due(self, until: float = 0.0) -> None:
+        """Send all calls whose time has come, and those up to `until` in any case; set the timer for the next."""
+        until = max(until, self.seconds + EARLY_SECONDS)
         while self._next is not None and self._is_loading:
             planned = self._next
-            if planned.at > now + EARLY_SECONDS:
+            if planned.at > until:
                 self._after(planned.at, self._send_due)
                 return
             self._due(planned.at, planned.lane, planned.input, planned.output, planned.cancel_after, -1)
@@ -199,11 +212,17 @@ class Load:
             len(body),
             body,
         )
-        answer = Answer(output if self._knows_most else 0, is_stream=self._target.stream, usage=self._target.usage)
+        answer = Answer(
+            output if self._knows_most else 0,
+            is_stream=self._target.stream,
+            usage=self._target.usage,
+            keep_gaps=self._keep_gaps,
+        )
         flight = _Flown(
             min(at, self.seconds), request, answer, self._landed, cancel_after=cancel_after, request_id=request_id
         )
         flight.lane, flight.input, flight.output, flight.user = lane, input_tokens, output, user
+        flight.launched = self.seconds
         flight.client = self._clients[server]
         flight.client.send(flight)
 
@@ -225,23 +244,23 @@ class Load:
     def _landed(self, flight: Flight) -> None:
         """A call has ended: note it, and let go what waited for it."""
         assert isinstance(flight, _Flown)
-        flight.client.landed(flight)
         self._open -= 1
         state = self._lanes[flight.lane]
         state.open -= 1
         self._note(state, flight)
         if flight.user >= 0 and self._is_loading:
             self._think(flight)
-        while self._waiting and self._open < self._cap:
-            at, lane, *call, user = self._waiting.popleft()
-            self._lanes[lane].waiting -= 1
-            self._send(at, lane, call[0], call[1], call[2], user)
+        # Once it is over, those that are left end here one by one: none of those that wait takes their place.
+        while self._waiting and self._open < self._cap and not self._over.done():
+            waited = self._waiting.popleft()
+            self._lanes[waited[1]].waiting -= 1
+            self._send(*waited)
         if not self._is_loading and not self._open and not self._waiting:
             self._finish()
 
     def _think(self, flight: _Flown) -> None:
         pause = self._pauses[flight.lane, flight.user]
-        if flight.code == "refused_connection":
+        if flight.sent is None:
             pause = max(pause, REFUSED_PAUSE_SECONDS)
         at = self.seconds + pause
         call = self._user_calls(flight.lane, flight.user, at)
@@ -260,9 +279,13 @@ class Load:
             folded = answer.folded()
             if folded is not None:
                 state.folded.add_counts(folded[0], folded[1], answer.longest_gap)
-        if len(state.calls) >= MOST_KEPT_CALLS:
+            if len(state.gaps) > MOST_KEPT_GAPS:
+                state.fold()
+        if self._kept_calls >= MOST_KEPT_CALLS or self._kept_raw_gaps >= MOST_KEPT_RAW_GAPS:
             self.lost_calls += 1
             return
+        self._kept_calls += 1
+        self._kept_raw_gaps += len(answer.gaps) if self._keep_gaps else 0
         began = self._began
         state.calls.append(
             Call(
@@ -286,29 +309,35 @@ class Load:
             )
         )
 
-    def take(self) -> list[Lane]:
-        """What came of each tenant's calls since the last time; also ends calls that are past their time-out."""
-        overdue: list[_Flown] = []
-        events, reads = [0] * len(self._lanes), [0] * len(self._lanes)
+    def end_overdue(self) -> None:
+        """End calls that are past their time-out, which runs from when they went out, connecting included."""
         latest = self.seconds - self._target.timeout_seconds
+        for client in self._clients:
+            overdue = []
+            for flight in client.flights:  # in the order in which they went out
+                assert isinstance(flight, _Flown)
+                if flight.launched > latest:
+                    break
+                overdue.append(flight)
+            for flight in overdue:
+                client.end(flight, "timeout")
+
+    def take(self) -> list[Lane]:
+        """What came of each tenant's calls since the last time. O(open streams): 0.1 µs each."""
+        events, reads = [0] * len(self._lanes), [0] * len(self._lanes)
         for flight in chain.from_iterable(client.flights for client in self._clients):
             assert isinstance(flight, _Flown)
             events[flight.lane] += flight.answer.events
             reads[flight.lane] += flight.answer.reads
-            if flight.scheduled < latest and (flight.sent is None or flight.sent - self._began < latest):
-                overdue.append(flight)
-        lanes = [
+        self._kept_calls = self._kept_raw_gaps = 0
+        return [
             self._take_lane(number, state, events[number], reads[number]) for number, state in enumerate(self._lanes)
         ]
-        for flight in overdue:
-            flight.client.end(flight, "timeout")
-        return lanes
 
     def _take_lane(self, number: int, state: _LaneState, events: int, reads: int) -> Lane:
-        gaps = state.folded
-        gaps.add(np.frombuffer(state.gaps, dtype=np.float32))
-        calls = state.calls
-        state.gaps, state.folded, state.calls = array("f"), Histogram(), []
+        state.fold()
+        gaps, calls = state.folded, state.calls
+        state.folded, state.calls = Histogram(), []
         return Lane(
             scheduled=state.scheduled,
             sent=state.sent,
@@ -324,6 +353,13 @@ class Load:
         )
 
     # ---- its end
+
+    def _come_to_end(self, at: float) -> None:
+        """The load's time is up. What was due before and was not sent yet still goes: timers have their grain, and a
+        loop that stood still would leave out just those calls that felt it.
+        """
+        self._send_due(until=at)
+        self._end_load(at)
 
     def _end_load(self, at: float, reason: str = "") -> None:
         """No more arrivals; what is open may end, and what waits behind the cap may still go."""

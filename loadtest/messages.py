@@ -68,8 +68,9 @@ class Call(msgspec.Struct, array_like=True, gc=False):
 
     `code` is empty for one that is done as it should be, `cancelled` for one that the client left on purpose, else what
     was wrong: an HTTP status and the error's own code (`429 token_rate`), `error_event <code>`, `cut`, `unfinished`,
-    `no_done`, `usage_mismatch`, `timeout`, `refused_connection`, `malformed`, `stopped` (open when the phase was
-    ended). `events` are those with text, reasoning or a tool call. `first`, `last`: of such events. `prompt_tokens` and
+    `no_done`, `usage_mismatch`, `malformed`, `not_a_stream`, `too_large`, `timeout`, `stopped` (open when the phase was
+    ended); where no connection was made, `refused_connection`, `tls_failed`, `no_descriptors` or `no_ports`. `events`
+    are those with text, reasoning or a tool call. `first`, `last`: of such events. `prompt_tokens` and
     `completion_tokens` are the reported usage, or -1. `longest_gap` and `gap_count` tell of the call's gaps; `gaps` are
     they where raw ones are kept.
     """

@@ -33,12 +33,12 @@ body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-a
 "Helvetica Neue",Arial,sans-serif;-webkit-text-size-adjust:100%}
 main{max-width:1120px;margin:0 auto;padding:28px 24px 64px}
 h1{font-size:28px;line-height:1.2;margin:2px 0 6px;overflow-wrap:anywhere}
-h2{font-size:20px;line-height:1.3;margin:40px 0 4px}
+h2{font-size:20px;line-height:1.3;margin:40px 0 10px}
 h3{font-size:15px;margin:0 0 2px}
 p{margin:0 0 10px}
 .soft,.kicker,figcaption,.lead{color:var(--soft)}
 .kicker{font-size:13px;letter-spacing:.04em;margin:0}
-.lead{margin-bottom:14px;max-width:80ch}
+.lead{margin:-6px 0 14px;max-width:92ch}
 code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 .facts{display:flex;flex-wrap:wrap;gap:2px 22px;margin:0;padding:0;font-size:14px}
 .facts div{display:flex;gap:6px;min-width:0}
@@ -63,18 +63,21 @@ code,pre{font:13px/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans M
 margin-top:6px;font-variant-numeric:tabular-nums}
 .bars .name{overflow:hidden;text-overflow:ellipsis;white-space:nowrap;font-size:14px}
 .bars b{text-align:right;font-weight:650}
-.bars i{display:block;height:8px;border-radius:4px;background:var(--c0);opacity:.75;min-width:2px}
+.bars i{display:block;height:8px;border-radius:4px;background:var(--rest);min-width:2px}
 .scroll{overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-size:13px;font-variant-numeric:tabular-nums}
 caption{text-align:left;font-weight:650;font-size:15px;padding:0 0 6px;overflow-wrap:anywhere}
 th,td{padding:5px 7px;text-align:right;border-bottom:1px solid var(--rule);white-space:nowrap;vertical-align:top}
+td.words,th .words{text-align:left}
 thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
 thead tr.groups th{border-bottom:0;padding-bottom:0;text-align:center}
 thead tr.groups th:not(:empty){box-shadow:inset 0 -1px var(--rule)}
 .words{text-align:left;white-space:normal;overflow-wrap:anywhere;min-width:7ch}
+th:first-child{text-align:left}
 tbody th{text-align:left;font-weight:500;white-space:normal;overflow-wrap:anywhere;min-width:9ch}
 tbody tr.all th,tbody tr.all td{font-weight:650;border-top:2px solid var(--rule)}
 td.over{color:var(--bad);font-weight:650}
+.card .scroll+.scroll,.below+.scroll{margin-top:16px}
 .below{margin:8px 0 0;font-size:13px;color:var(--soft)}
 details{margin:0 0 16px}
 summary{cursor:pointer;padding:6px 0;font-weight:600}
@@ -90,6 +93,8 @@ svg.swatch{width:28px;height:12px;flex:none;overflow:visible}
 figcaption{font-size:13.5px;margin:0 0 10px;max-width:92ch}
 .facets{display:grid;gap:14px 18px;grid-template-columns:repeat(auto-fit,minmax(min(100%,400px),1fr))}
 .facets.three{grid-template-columns:repeat(auto-fit,minmax(min(100%,290px),1fr))}
+.pair{display:grid;gap:16px;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr))}
+.pair figure{margin:0}
 .facets h4{margin:0 0 2px;font-size:14px;overflow-wrap:anywhere}
 svg{display:block;width:100%;height:auto;overflow:visible;touch-action:pan-x pan-y}
 svg:focus-visible{outline:2px solid var(--c0);outline-offset:3px;border-radius:4px}
@@ -120,7 +125,9 @@ svg .halo{paint-order:stroke;stroke:var(--card);stroke-width:4px;stroke-linejoin
 .objective{stroke:var(--good);stroke-width:1.4;stroke-dasharray:8 4;fill:none}
 .hit{fill:transparent;outline:none}
 .hit.on{fill:var(--hover)}
-.rest{--c:var(--rest)}
+.rest,.plain{--c:var(--rest)}
+.ink{--c:var(--ink)}
+.line.dashed{stroke-dasharray:6 3}
 .line.rest{stroke-dasharray:1 2}
 .line.solid{stroke-dasharray:none}
 #tip{position:fixed;z-index:9;left:0;top:0;max-width:min(94vw,560px);padding:8px 11px;border-radius:8px;font-size:13px;
@@ -131,6 +138,8 @@ background:var(--card);color:var(--ink);border:1px solid var(--soft);box-shadow:
 #tip b{display:block;margin-bottom:3px;overflow-wrap:anywhere}
 #tip svg.swatch{display:inline-block;vertical-align:-1px;margin-right:6px}
 pre{margin:0;white-space:pre-wrap;overflow-wrap:anywhere}
+.how{margin:0}
+.how dt:first-child{margin-top:0}
 .how dt{font-weight:650;margin-top:10px}
 .how dd{margin:0;max-width:90ch}
 footer{margin-top:36px;color:var(--soft);font-size:13px}
@@ -225,7 +234,7 @@ def style() -> str:
     for at in range(MOST_SERIES):
         rules.append(f".t{at}{{--c:var(--c{at % len(LIGHT_COLOURS)})}}")
         # twelve pairs of colour and dash, no two the same
-        dash = _DASHES[(at + at // len(LIGHT_COLOURS) * 2) % len(_DASHES)]
+        dash = _DASHES[(at + at // len(LIGHT_COLOURS)) % len(_DASHES)]
         if dash != "none":
             rules.append(f".line.t{at}:not(.solid){{stroke-dasharray:{dash}}}")
     for css in (*(f"t{at}" for at in range(MOST_SERIES)), "rest"):

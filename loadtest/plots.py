@@ -24,6 +24,7 @@ _STOPS = (
 _DECADES = (0.5, 0.9, 0.99, 0.999, 0.9999, 0.99999)
 _MOST_DECADES = 5.0
 _CURVE_POINTS = 80
+_CURVE_START = tuple(-log10(1 - share) for share in (0.01, 0.02, 0.04, 0.08))
 
 
 ValueT = TypeVar("ValueT")
@@ -59,7 +60,7 @@ def itl_plots(
 
 def isolation_plot(isolation: Sequence[Isolation], lines: Sequence[Series]) -> str:
     """Ratios to being alone, one row a tenant and phase, p50 hollow and p99 filled, each with its interval."""
-    row_px, left, right, top = 46.0, 250.0, 740.0, 40.0
+    row_px, left, right, top = 46.0, 230.0, 660.0, 40.0
     bottom = top + row_px * len(isolation)
     sheet = Sheet(
         1040, bottom + 44, "First-token times over those of the tenant alone, p50 and p99, with 95 % intervals"
@@ -78,7 +79,7 @@ def isolation_plot(isolation: Sequence[Isolation], lines: Sequence[Series]) -> s
     sheet.line("reference", [(scale(1), top - 6), (scale(1), bottom)])
     sheet.text("tick", scale(1), top - 12, "as when alone", "middle")
     sheet.text("head", right + 30, top - 12, "p50")
-    sheet.text("head", right + 170, top - 12, "p99")
+    sheet.text("head", right + 208, top - 12, "p99")
     looks = {tenant: series for series in lines for tenant in series.tenants}
     for at, entry in enumerate(isolation):
         y = top + row_px * (at + 0.5)
@@ -101,7 +102,7 @@ def isolation_plot(isolation: Sequence[Isolation], lines: Sequence[Series]) -> s
                     sheet.line(f"whisker series {series.css}", [(end, y + dy - 4), (end, y + dy + 4)])
             sheet.mark(f"{'shape' if is_filled else 'hollow'} series {series.css}", scale(middle), y + dy, 0, 5)
         sheet.text("label", right + 30, y + 4, _ratio_with_interval(entry.p50, entry.p50_interval))
-        sheet.text("label", right + 170, y + 4, _ratio_with_interval(entry.p99, entry.p99_interval))
+        sheet.text("label", right + 208, y + 4, _ratio_with_interval(entry.p99, entry.p99_interval))
         rows = [
             (f"{entry.tenant}, {entry.phase} over {entry.alone}",),
             ("p50", _ratio_with_interval(entry.p50, entry.p50_interval)),
@@ -132,16 +133,14 @@ def sweep_plots(sweep: SweepResults) -> list[Facet]:
         throughput.axis_left(y, even_ticks(0, y.high), axis.start_px, axis.end_px)
     asked = [load for load in ideal if load <= y.high]
     throughput.line("reference", [(axis(load), y(load)) for load in asked])
-    if len(asked) > 1:
-        throughput.text("tick", axis(asked[0]) + 10, y(asked[0]) - 14, "all that was asked")
-    _draw_steps(throughput, steps, axis, y, lambda step: step.done_per_second, "t0", "calls done a second")
+    _draw_steps(throughput, steps, axis, y, lambda step: step.done_per_second, "ink", "done")
 
     latency = _sweep_sheet(sweep, steps, axis, "First-token time, p50 and p99, over the load")
     low, high = log_range(value for step in steps for value in (step.ttft_p50, step.ttft_p99) if value is not None)
     y = Scale(low, high, _SWEEP_BOTTOM, _SWEEP_TOP, is_log=True)
     latency.axis_left(y, log_ticks(low, high, "time"), axis.start_px, axis.end_px)
-    _draw_steps(latency, steps, axis, y, lambda step: step.ttft_p50, "t0", "p50")
-    _draw_steps(latency, steps, axis, y, lambda step: step.ttft_p99, "t1", "p99")
+    _draw_steps(latency, steps, axis, y, lambda step: step.ttft_p50, "ink", "p50")
+    _draw_steps(latency, steps, axis, y, lambda step: step.ttft_p99, "ink dashed", "p99")
     for sheet in (throughput, latency):
         _put_tips(sheet, steps, axis)
     return [
@@ -171,15 +170,17 @@ def _percentile_plots(
     x = Scale(0, decades, 56, width - 10)
     y = Scale(low, high, 250, 12, is_log=True)
     facets = []
+    kept = objective if objective is not None and low < objective < high else None
     for phase, drawn in zip(phases, curves, strict=True):
         sheet = Sheet(width, 296, f"{what} by percentile in {phase.name}")
         ticks = [Tick(-log10(1 - share), _percentile(share)) for share in _DECADES if -log10(1 - share) <= decades]
         sheet.axis_below(x, ticks, y.end_px, y.start_px, "percentile")
         sheet.axis_left(y, log_ticks(low, high, "time"), x.start_px, x.end_px)
-        if objective is not None and low < objective < high:
-            sheet.line("objective", [(x.start_px, y(objective)), (x.end_px, y(objective))])
-            sheet.text("tick", x.start_px + 6, y(objective) - 5, f"objective {duration(objective)}")
+        if kept is not None:
+            sheet.line("objective", [(x.start_px, y(kept)), (x.end_px, y(kept))])
         _draw_curves(sheet, x, y, drawn)
+        if kept is not None:
+            sheet.text("tick halo", x.start_px + 6, y(kept) - 5, f"objective {duration(kept)}")
         _put_percentile_tips(sheet, x, y, drawn)
         facets.append(Facet(phase.name, str(sheet)))
     return facets
@@ -194,22 +195,25 @@ def _curves(
     found = []
     for series in lines:
         before = alone.get(series.label)
-        for where, name in ((before, f"{series.label}, {before.name if before else ''}"), (phase, series.label)):
-            if where is None or (where is before and where.name == phase.name):
-                continue
-            pool = Pool.of(pick(results) for results in where.tenants if results.name in series.tenants)
-            if pool.count:
-                found.append(_Curve(series, pool, name, is_reference=where is before))
+        if before is not None and before.name != phase.name:
+            found.append(_Curve(series, _pool(before, pick, series), f"{series.label}, {before.name}", True))
+        found.append(_Curve(series, _pool(phase, pick, series), series.label, False))
+    found = [curve for curve in found if curve.pool.count]
     # a reference belongs beside the curve that it is held against, and nowhere else
     present = {curve.series.css for curve in found if not curve.is_reference}
     return [curve for curve in found if curve.series.css in present]
+
+
+def _pool(phase: PhaseResults, pick: Callable[[Results], Distribution], series: Series) -> Pool:
+    return Pool.of(pick(results) for results in phase.tenants if results.name in series.tenants)
 
 
 def _draw_curves(sheet: Sheet, x: Scale, y: Scale, curves: Sequence[_Curve]) -> None:
     ends = []
     for series, pool, _, is_reference in curves:
         last = min(log10(pool.count), x.high)
-        exponents = [last * at / _CURVE_POINTS for at in range(_CURVE_POINTS + 1)]
+        exponents = [start for start in _CURVE_START if start < last / _CURVE_POINTS]
+        exponents += [last * at / _CURVE_POINTS for at in range(1, _CURVE_POINTS + 1)]
         values = pool.quantiles([1 - 10**-exponent for exponent in exponents])
         points = [(x(exponent), y(value)) for exponent, value in zip(exponents, values, strict=True)]
         sheet.line(f"{'ghost' if is_reference else 'line'} series {series.css}", points)
@@ -220,7 +224,7 @@ def _draw_curves(sheet: Sheet, x: Scale, y: Scale, curves: Sequence[_Curve]) -> 
         lowest = float("-inf")
         for end_y, end_x, series in sorted(ends, key=lambda end: end[0]):
             lowest = max(end_y - 9, lowest + 14, y.end_px + 10)
-            sheet.text(f"label series {series.css}", end_x - 8, lowest, shortened(series.label, 130), "end")
+            sheet.text(f"label halo series {series.css}", end_x - 8, lowest, shortened(series.label, 130), "end")
 
 
 def _put_percentile_tips(sheet: Sheet, x: Scale, y: Scale, curves: Sequence[_Curve]) -> None:
@@ -295,7 +299,7 @@ def _draw_steps(
         sheet.mark(f"{'cross' if step.is_saturated else 'shape'} {css}", *point, 5 if step.is_saturated else 0, 4)
     if points:
         above = points[0][1] - 10
-        sheet.text("label", points[0][0], above, name, "start")
+        sheet.text("label halo", points[0][0], above, name)
 
 
 def _put_tips(sheet: Sheet, steps: Sequence[SweepStep], axis: Scale) -> None:

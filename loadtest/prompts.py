@@ -75,12 +75,13 @@ class Prompts:
             return b"%b%b}" % (self._head, limit)
         mark = msgspec.json.encode(nonce)[1:-1]
         own = max(0, input_tokens - self._template_tokens)
+        start = crc32(mark) % _LAID_OUT_WORDS
         left = max(0, own - (len(nonce) + 1) // 2)
         shared = min(left, round(self._shared * own))
         if shared:
             # A template may strip a leading blank, and the first word is a token without it, too.
             mark = b"%b %b" % (self._words(0, shared)[1:], mark)
-        rest = self._words(crc32(mark) % _LAID_OUT_WORDS, left - shared)
+        rest = self._words(start, left - shared)
         return b"".join((self._head, limit, self._open, mark, rest, self._close))
 
     def _words(self, start: int, count: int) -> bytes:

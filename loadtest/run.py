@@ -17,9 +17,22 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Protocol, cast
 
-from loadtest.messages import Begin, Call, Ended, Failed, FromStreams, Progress, Ready, Run, Stop, ToStreams
-from loadtest.messages import encode, from_streams
+from loadtest.messages import (
+    Begin,
+    Call,
+    Ended,
+    Failed,
+    FromStreams,
+    Progress,
+    Ready,
+    Run,
+    Stop,
+    ToStreams,
+    encode,
+    from_streams,
+)
 from loadtest.scenario import Phase, Scenario
+from loadtest.strain import marks
 from loadtest.summary import Mark, PhaseResults, Summary, SweepStep
 from loadtest.sweep import SweepPlan
 from loadtest.tally import Now, Tally
@@ -43,7 +56,7 @@ class Watcher(Protocol):
     def calls_ended(self, phase: Phase, tenant: str, calls: Sequence[Call], started_epoch: float) -> None:
         """Calls of this tenant have ended; their times are seconds after `started_epoch`."""
 
-    def progressed(self, now: Now) -> None:
+    def progressed(self, now: Now, progress: Progress) -> None:
         """Four times a second."""
 
     def phase_ended(self, results: PhaseResults, step: SweepStep | None) -> None:
@@ -179,6 +192,7 @@ class _Running:
         self._sweep = SweepPlan(scenario.sweep, scenario) if scenario.sweep is not None else None
         self._left_requests = scenario.bounds.requests
         self._left_seconds = scenario.bounds.seconds
+        self._marks: list[Mark] = []
         self._unseen: list[tuple[float, float]] = []
         self._ended = "complete"
 
@@ -203,12 +217,13 @@ class _Running:
             with contextlib.suppress(asyncio.CancelledError):
                 await noticing
         summary = self._tally.summary(self._ended)
+        summary.marks = self._marks + summary.marks
         if self._sweep is not None:
             summary.sweep = self._sweep.results()
         for at, seconds in self._unseen:
             text = (
-                f"the view stood still for {seconds:.1f} s, {at:.1f} s into the run; the streams are another process's, "
-                "and went on"
+                f"the view stood still for {seconds:.1f} s, {at:.1f} s into the run; the streams, in another process, "
+                "went on"
             )
             summary.marks.append(Mark(kind="note", phase="", text=text))
         return summary
@@ -243,7 +258,8 @@ class _Running:
         self._tally.begin(number, phase, at, is_counted)
         for watcher in self._watchers:
             watcher.phase_begins(phase, number, is_counted)
-        drain = min(self._scenario.target.timeout_seconds, MOST_DRAIN_SECONDS)
+        # Time-outs are looked for four times a second: a call that is due to one should still end by it.
+        drain = min(self._scenario.target.timeout_seconds + 1.0, MOST_DRAIN_SECONDS)
         started_epoch = time.time()
         self._streams.tell(Run(number, phase, drain, self._left_requests))
         if self._control.is_stopped:
@@ -260,14 +276,17 @@ class _Running:
 
     def _take(self, progress: Progress, phase: Phase, started_epoch: float) -> None:
         self._tally.take(progress)
+        now = self._tally.now()
         for watcher in self._watchers:
             for tenant, lane in zip(phase.tenants, progress.lanes, strict=True):
                 if lane.calls:
                     watcher.calls_ended(phase, tenant, lane.calls, started_epoch)
-            watcher.progressed(self._tally.now())
+            watcher.progressed(now, progress)
 
     def _end(self, ended: Ended, phase: Phase) -> PhaseResults:
         results = self._tally.end(ended)
+        if results.is_counted:
+            self._marks += marks(results.strain, phase.name)
         self._left_requests -= results.all.scheduled
         self._left_seconds -= ended.load_seconds
         if self._control.is_stopped:

@@ -31,7 +31,8 @@ class Series:
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """A stretch of the time line. `ttft_high` is the p99, or, of fewer than 100 calls, the slowest (`is_slowest`)."""
+    """A stretch of the time line. `ttft_high` is the p99, or, where a slot has too few calls, the slowest
+    (`is_slowest`)."""
 
     at: float
     seconds: float
@@ -122,10 +123,13 @@ def slots_of(phase: PhaseResults, series: Series, width_seconds: float) -> list[
     groups: dict[int, list[Moment]] = {}
     for moment in moments:
         groups.setdefault(int((moment.at - phase.at) / width + 1e-6), []).append(moment)
-    return [_slot(group) for _, group in sorted(groups.items())]
+    calls = sorted(count for group in groups.values() if (count := sum(sum(moment.ttft_counts) for moment in group)))
+    # one kind of figure for most of a line, or it would jump between them wherever slots hold about a hundred
+    tells_p99 = bool(calls) and calls[len(calls) // 2] >= _FEWEST_FOR_P99
+    return [_slot(group, tells_p99) for _, group in sorted(groups.items())]
 
 
-def _slot(moments: list[Moment]) -> Slot:
+def _slot(moments: list[Moment], tells_p99: bool) -> Slot:
     begin = min(moment.at for moment in moments)
     seconds = max(moment.at + moment.seconds for moment in moments) - begin
     open_at: Counter[float] = Counter()
@@ -133,7 +137,7 @@ def _slot(moments: list[Moment]) -> Slot:
     for moment in moments:
         open_at[moment.at] += moment.open
         counts.update(dict(zip(moment.ttft_buckets, moment.ttft_counts, strict=True)))
-    p50, high, is_slowest = _ttft(moments, counts)
+    p50, high, is_slowest = _ttft(moments, counts, tells_p99)
     return Slot(
         at=begin,
         seconds=seconds,
@@ -147,16 +151,14 @@ def _slot(moments: list[Moment]) -> Slot:
     )
 
 
-def _ttft(moments: list[Moment], counts: Counter[int]) -> tuple[float | None, float | None, bool]:
+def _ttft(moments: list[Moment], counts: Counter[int], tells_p99: bool) -> tuple[float | None, float | None, bool]:
     """The median, and the p99 or the slowest: a moment's own figures where it is the only one."""
     only = moments[0] if len(moments) == 1 else None
     if not counts:
         return (only.ttft_p50, only.ttft_p99, False) if only else (None, None, False)
     slowest = float(edges([max(counts)])[1][0])
     pool = Pool(counts.total(), float(edges([min(counts)])[0][0]), slowest, counts)
-    p50, p99 = (only.ttft_p50, only.ttft_p99) if only else (None, None)
-    if p50 is None:
-        p50 = pool.quantiles((0.5,))[0]
-    if p99 is None and pool.count >= _FEWEST_FOR_P99:
-        p99 = pool.quantiles((0.99,))[0]
-    return (p50, p99, False) if p99 is not None else (p50, float(middles([max(counts)])[0]), True)
+    p50 = only.ttft_p50 if only and only.ttft_p50 is not None else pool.quantiles((0.5,))[0]
+    if not tells_p99 or pool.count < _FEWEST_FOR_P99:
+        return p50, float(middles([max(counts)])[0]), True
+    return p50, only.ttft_p99 if only and only.ttft_p99 is not None else pool.quantiles((0.99,))[0], False

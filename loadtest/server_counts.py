@@ -286,9 +286,10 @@ def _counts(
             told_apart = known.fold(by_name.get(known.label, "")) if known.label else ""
             theirs[by_name.get("tenant", "")][told_apart] += value
     if not theirs.keys() & tenants.keys():
-        together: Counter[str] = Counter()
+        together: dict[str, float] = defaultdict(float)
         for values in theirs.values():
-            together.update(values)
+            for told_apart, value in values.items():
+                together[told_apart] += value
         yield from _rows(known, {}, together, everybody, source)
         return
     for tenant in [*tenants, *sorted(theirs.keys() - tenants.keys())]:

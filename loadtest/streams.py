@@ -75,6 +75,13 @@ class _Pipe(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(encode(message))
 
+    async def close(self) -> None:
+        """Let what was told last get out, and close this end."""
+        if self._transport is not None:
+            self._transport.close()
+            while await self.messages.get() is not None:
+                pass
+
 
 async def main(end: socket.socket) -> None:
     """Do as the other end says, until it is closed."""
@@ -87,6 +94,7 @@ async def main(end: socket.socket) -> None:
         rows = _trace_rows(first.scenario)
     except (TraceError, OSError) as wrong:
         pipe.tell(Failed(str(wrong)))
+        await pipe.close()
         return
     clients = [
         Client(_connect(loop, url, address), time.monotonic, loop)
@@ -134,6 +142,7 @@ async def _run(load: Load, index: int, pipe: _Pipe, meter: StrainMeter, loop: as
     async def tell_always() -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
+            load.end_overdue()
             if pipe.is_read:
                 tell()
 
@@ -144,7 +153,9 @@ async def _run(load: Load, index: int, pipe: _Pipe, meter: StrainMeter, loop: as
     listening = loop.create_task(pipe.messages.get())
     listens = True
     while not running.done():
-        await asyncio.wait({running, listening}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({running, listening, telling}, return_when=asyncio.FIRST_COMPLETED)
+        if telling.done():
+            telling.result()  # it has no end but a fault of ours, and a run that is not told is none
         if listening.done():
             load.stop()
             if listening.result() is None:

@@ -36,7 +36,7 @@ class Results(msgspec.Struct, kw_only=True):
     objective. `tokens_received` are the reported completion tokens of done calls and the counted events of all others;
     `tokens_cancelled` what cancelled calls had still been asked for. `ttft` and `e2e` run from the scheduled arrival,
     `ttft_from_sending` from the sending; `client_wait` lies between the two. `share_served` is tokens received by tokens
-    asked.
+    asked, less those of cancelled calls that were not wanted any more.
     """
 
     name: str
@@ -184,11 +184,13 @@ class Isolation(msgspec.Struct, kw_only=True):
 
 class SweepStep(msgspec.Struct, kw_only=True):
     """One load of a sweep. `is_saturated` for the reason given; slopes are seconds of TTFT a second, and open streams a
-    second, each with the lower end of its confidence.
+    second, each with the lower end of its confidence. Calls and tokens a second are those once the step was filled;
+    `offered_per_second` came, which by chance may be more or fewer than `load` asked for.
     """
 
     load: float
     phase: str
+    offered_per_second: float = 0.0
     done_per_second: float
     tokens_per_second: float
     failed: int

@@ -32,7 +32,9 @@ LEAST_SLOT_SECONDS = 1.0
 MOST_RSS_POINTS = 300
 
 _WIDTH, _LEFT, _RIGHT = 1040.0, 62.0, 1028.0
+_TOP = 26.0
 _PANEL_PX = 104.0
+_FEW_LINES = 6
 
 
 class _Stretch(NamedTuple):
@@ -40,6 +42,19 @@ class _Stretch(NamedTuple):
 
     phase: PhaseResults
     slots: list[list[Slot]]
+
+
+class _Strip(NamedTuple):
+    """One tenant's strip of first-token times: its slots, phase by phase; failures get a lane above it."""
+
+    series: Series
+    slots: list[list[Slot]]
+    plot_px: float
+    lane_px: float
+
+    @property
+    def height(self) -> float:
+        return 24 + self.lane_px + self.plot_px
 
 
 def time_line(summary: Summary, lines: Sequence[Series]) -> str:
@@ -51,25 +66,23 @@ def time_line(summary: Summary, lines: Sequence[Series]) -> str:
     ]
     if not any(slots for stretch in stretches for slots in stretch.slots):
         return ""
-    strip_px = 84.0 if len(lines) <= 4 else 46.0
-    top = 26.0
-    has_ttft = _ttft_range(stretches)
-    strips_px = (strip_px + 24) * len(lines) if has_ttft else 0.0
-    height = top + strips_px + 2 * (_PANEL_PX + 28) + 44
+    bounds = _ttft_range(stretches)
+    strips = _strips(lines, stretches) if bounds else []
+    height = _TOP + sum(strip.height for strip in strips) + 2 * (_PANEL_PX + 28) + 44
     sheet = Sheet(_WIDTH, height, "Time line of the run: first-token times, tokens a second and open streams by tenant")
     x = Scale(0, end, _LEFT, _RIGHT)
     bottom = height - 40
     _shade_phases(sheet, x, summary.phases, bottom)
-    at = top
-    if has_ttft:
-        for number_of_line, series in enumerate(lines):
-            _ttft_strip(sheet, x, at + 20, strip_px, has_ttft, series, number_of_line, stretches)
-            at += strip_px + 24
+    at = _TOP
+    for strip in strips:
+        if bounds:
+            _draw_strip(sheet, x, at, bounds, strip)
+        at += strip.height
     _panel(sheet, x, at + 24, "Tokens a second", lines, stretches, lambda slot: slot.tokens_per_second)
     at += _PANEL_PX + 28
     _panel(sheet, x, at + 24, "Open streams", lines, stretches, lambda slot: float(slot.open))
     sheet.axis_below(x, time_ticks(0, end), bottom, bottom, "since the run began")
-    _put_tips(sheet, x, lines, stretches, top, bottom)
+    _put_tips(sheet, x, lines, stretches, bottom)
     return str(sheet)
 
 
@@ -94,12 +107,12 @@ def rss_plot(growth: Growth) -> str:
 
     ends = (x.low, middle_time, x.high)  # a line of least squares runs through the middle of its points
     sheet.area(
-        "band t0",
+        "band ink",
         [fitted(growth.low if at < middle_time else growth.high, at) for at in ends],
         [fitted(growth.high if at < middle_time else growth.low, at) for at in ends],
     )
-    sheet.line("rss t0", [(x(at), y(size)) for at, size in series])
-    sheet.line("line t1", [fitted(growth.bytes_per_hour, at) for at in (x.low, x.high)])
+    sheet.line("rss plain", [(x(at), y(size)) for at, size in series])
+    sheet.line("line ink", [fitted(growth.bytes_per_hour, at) for at in (x.low, x.high)])
     centres = [x(at) for at, _ in series]
     step = max((centres[-1] - centres[0]) / (len(centres) - 1), 1)
     for (at, size), centre in zip(series, centres, strict=True):
@@ -132,38 +145,40 @@ def _ttft_range(stretches: Sequence[_Stretch]) -> tuple[float, float] | None:
     return log_range(told) if told else None
 
 
-def _ttft_strip(
-    sheet: Sheet,
-    x: Scale,
-    top: float,
-    height: float,
-    bounds: tuple[float, float],
-    series: Series,
-    number_of_line: int,
-    stretches: Sequence[_Stretch],
-) -> None:
-    y = Scale(*bounds, top + height, top, is_log=True)
-    sheet.axis_left(y, log_ticks(*bounds, "time", most=4 if height > 60 else 2), x.start_px, x.end_px)
-    css = f"series {series.css}"
-    for stretch in stretches:
+def _strips(lines: Sequence[Series], stretches: Sequence[_Stretch]) -> list[_Strip]:
+    plot_px = 120.0 if len(lines) <= 2 else 84.0 if len(lines) <= 4 else 46.0
+    strips = []
+    for at, series in enumerate(lines):
+        slots = [stretch.slots[at] for stretch in stretches]
+        has_failed = any(slot.failed for phase in slots for slot in phase)
+        strips.append(_Strip(series, slots, plot_px, 13.0 if has_failed else 0.0))
+    return strips
+
+
+def _draw_strip(sheet: Sheet, x: Scale, above: float, bounds: tuple[float, float], strip: _Strip) -> None:
+    top = above + strip.height - strip.plot_px
+    y = Scale(*bounds, top + strip.plot_px, top, is_log=True)
+    ticks = [tick for tick in log_ticks(*bounds, "time", most=4 if strip.plot_px > 60 else 2) if tick.label]
+    sheet.axis_left(y, ticks, x.start_px, x.end_px)
+    css = f"series {strip.series.css}"
+    for slots in strip.slots:
         told = [
             (x(slot.at + slot.seconds / 2), y(slot.ttft_p50), y(slot.ttft_high))
-            for slot in stretch.slots[number_of_line]
+            for slot in slots
             if slot.ttft_p50 is not None and slot.ttft_high is not None
         ]
         middle, high = [(at, p50) for at, p50, _ in told], [(at, p99) for at, _, p99 in told]
         sheet.area(f"band {css}", high, middle)
         sheet.line(f"thin {css}", high)
         sheet.line(f"line solid {css}", middle)
-        for slot in stretch.slots[number_of_line]:
+        for slot in slots:
             if slot.failed:
-                left = x(slot.at)
-                failed_px = 3 + 11 * sqrt(min(slot.failed / max(slot.scheduled, slot.failed), 1))
-                sheet.box(
-                    f"failed {css}", left, top - failed_px, max(x(slot.at + slot.seconds) - left - 1, 1.5), failed_px
-                )
-    sheet.mark(f"shape {css}", x.start_px + 8, top - 7, series.shape)
-    sheet.text(f"label halo {css}", x.start_px + 20, top - 3, f"{shortened(series.label, 300)}: first token")
+                left, right = x(slot.at), x(slot.at + slot.seconds)
+                tall = 3 + (strip.lane_px - 3) * sqrt(min(slot.failed / max(slot.scheduled, slot.failed), 1))
+                sheet.box(f"failed {css}", left, top - tall, max(right - left - 1, 1.5), tall)
+    label_y = top - strip.lane_px - 3
+    sheet.mark(f"shape {css}", x.start_px + 8, label_y - 4, strip.series.shape)
+    sheet.text(f"label {css}", x.start_px + 20, label_y, f"{shortened(strip.series.label, 300)}: first token")
 
 
 def _panel(
@@ -175,19 +190,31 @@ def _panel(
     stretches: Sequence[_Stretch],
     pick: Callable[[Slot], float],
 ) -> None:
-    most = max((pick(slot) for stretch in stretches for slots in stretch.slots for slot in slots), default=0.0)
+    totals = [_totals(stretch, pick) if len(lines) > _FEW_LINES else {} for stretch in stretches]
+    told = [pick(slot) for stretch in stretches for slots in stretch.slots for slot in slots]
+    most = max([*told, *(value for total in totals for value in total.values())], default=0.0)
     y = Scale(0, most * 1.05 or 1, top + _PANEL_PX, top)
     sheet.axis_left(y, even_ticks(0, y.high, 4), x.start_px, x.end_px)
     for number_of_line, series in enumerate(lines):
         for stretch in stretches:
             points = [(x(slot.at + slot.seconds / 2), y(pick(slot))) for slot in stretch.slots[number_of_line]]
             sheet.line(f"line series {series.css}", points)
-    sheet.text("label halo", x.start_px + 4, top - 3, title)
+    for total in totals:
+        sheet.line("line ink", [(x(at), y(value)) for at, value in sorted(total.items())])
+    sheet.text("label", x.start_px + 4, top - 3, f"{title}{', all of them on top' if len(lines) > _FEW_LINES else ''}")
 
 
-def _put_tips(
-    sheet: Sheet, x: Scale, lines: Sequence[Series], stretches: Sequence[_Stretch], top: float, bottom: float
-) -> None:
+def _totals(stretch: _Stretch, pick: Callable[[Slot], float]) -> dict[float, float]:
+    """All lines' sum, by the middle of the slot: where lines are many it is what one looks for."""
+    sums: dict[float, float] = {}
+    for slots in stretch.slots:
+        for slot in slots:
+            middle = slot.at + slot.seconds / 2
+            sums[middle] = sums.get(middle, 0.0) + pick(slot)
+    return sums
+
+
+def _put_tips(sheet: Sheet, x: Scale, lines: Sequence[Series], stretches: Sequence[_Stretch], bottom: float) -> None:
     for stretch in stretches:
         at_each: dict[float, list[tuple[Series, Slot]]] = {}
         for series, slots in zip(lines, stretch.slots, strict=True):
@@ -201,14 +228,14 @@ def _put_tips(
                 (
                     series.label,
                     duration(slot.ttft_p50),
-                    f"≤ {duration(slot.ttft_high)}" if slot.is_slowest else duration(slot.ttft_high),
+                    f"{duration(slot.ttft_high)} max" if slot.is_slowest else duration(slot.ttft_high),
                     number(slot.tokens_per_second),
                     count(slot.open),
                     count(slot.failed),
                 )
                 for series, slot in present
             ]
-            sheet.tip(x(at), top, x(until) - x(at), bottom - top, rows)
+            sheet.tip(x(at), _TOP, x(until) - x(at), bottom - _TOP, rows)
 
 
 def _size_ticks(low: float, high: float) -> list[Tick]:

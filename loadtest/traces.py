@@ -222,7 +222,7 @@ class _Header:
 
     def known(self) -> Columns:
         """The columns whose names tell what they hold."""
-        plain = {re.sub(r"[^a-z]", "", _UNIT.sub("", name.lower())): name for name in reversed(self.names)}
+        plain = {re.sub(r"[^a-z]", "", _UNIT.sub("", name.lower())): name for name in self.names}
         found = {what: next((plain[name] for name in known if name in plain), "") for what, known in _KNOWN.items()}
         for what in ("time", "input", "output"):
             if not found[what]:

@@ -19,7 +19,7 @@ from loadtest.growth import Series, growth
 from loadtest.summary import Growth, ServerCost
 
 MOST_SAMPLES = 4096
-"""Samples that are kept for the costs of phases: the older half is thinned when it is full."""
+"""Samples that are kept for the costs of phases, each of the last quarter of them and some of those before."""
 
 _TICK_SECONDS = 0.02  # the kernel tells CPU in hundredths of a second, user and system time each cut off
 _MOST_WORDS = 4
@@ -53,8 +53,10 @@ class Reader(Protocol):
     """Where trees come from."""
 
     command: str
-    is_over: bool
-    """Whether the first process had ended when it was last read."""
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the first process had ended when it was last read."""
 
     def read(self) -> Tree:
         """The processes as they are now."""
@@ -110,7 +112,7 @@ class Watch:
     all processes of the machine are looked through for children. Memory is bounded.
     """
 
-    def __init__(self, pid: int, reader: Reader | None = None) -> None:
+    def __init__(self, pid: int, reader: Reader | None = None, most_samples: int = MOST_SAMPLES) -> None:
         self.pid = pid
         self._reader = reader or ProcessTree(pid)
         self.command = self._reader.command
@@ -118,6 +120,7 @@ class Watch:
         """What went wrong on the way, in words; empty while nothing did."""
         self._total = CpuTotal()
         self._samples: list[Sample] = []
+        self._most_samples = most_samples
         self._series = Series()
 
     def sample(self, at: float) -> None:
@@ -134,7 +137,7 @@ class Watch:
         rss = sum(usage.rss_bytes for usage in tree.values())
         self._samples.append(Sample(at, cpu_seconds, rss, rss))
         self._series.add(at, rss)
-        if len(self._samples) > MOST_SAMPLES:
+        if len(self._samples) > self._most_samples:
             self._thin()
 
     def cost(self, since: float, until: float, chunks: int, requests: int) -> ServerCost | None:
@@ -173,14 +176,15 @@ class Watch:
         return before.cpu_seconds
 
     def _thin(self) -> None:
-        """Merge the older half by pairs: CPU is a running total, so only times in between get coarser."""
-        half = MOST_SAMPLES // 2
-        older = self._samples[:half]
-        merged = [
-            second._replace(rss_most_bytes=max(first.rss_most_bytes, second.rss_most_bytes))
-            for first, second in zip(older[0::2], older[1::2], strict=True)
-        ]
-        self._samples[:half] = merged
+        """Leave out the one older sample whose neighbours are closest, so that they lie evenly. CPU is a running total:
+        only what lies in between gets coarser.
+        """
+        ats = [sample.at for sample in self._samples[: -(self._most_samples // 4)]]
+        gaps = [later - earlier for earlier, later in zip(ats, ats[2:], strict=False)]
+        closest = gaps.index(min(gaps)) + 1
+        gone, following = self._samples[closest], self._samples[closest + 1]
+        most = max(gone.rss_most_bytes, following.rss_most_bytes)
+        self._samples[closest : closest + 2] = [following._replace(rss_most_bytes=most)]
 
 
 class ProcessTree:

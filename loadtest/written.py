@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from pydantic import BeforeValidator, GetCoreSchemaHandler
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
+from loadtest.document import DEEPEST
 from loadtest.faults import listed, suggest
 from loadtest.scenario import Span
 from tenancy.units import parse_count, parse_duration, parse_ratio
@@ -82,7 +83,7 @@ def duration(*, above_zero: bool = True) -> Written:
     """Seconds, written `10s`, `5m`, `1h30m`, or as a number of seconds."""
 
     def convert(value: Any) -> float:
-        if not isinstance(value, int | float | str):
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise Wrong(f"{_shown(value)} is not a duration", _DURATION_EXAMPLE)
         found = parse_duration(value)
         if above_zero and found == 0:
@@ -96,7 +97,7 @@ def share(*, above_zero: bool = False) -> Written:
     """A part of the whole, 0 to 1, which may be written in percent."""
 
     def convert(value: Any) -> float:
-        if not isinstance(value, int | float | str):
+        if isinstance(value, bool) or not isinstance(value, int | float | str):
             raise Wrong(f"{_shown(value)} is not a share", "write 20% or 0.2")
         found = parse_ratio(value)
         if above_zero and found == 0:
@@ -348,12 +349,14 @@ def body() -> Written:
     return Written("mapping (any)", example, convert)
 
 
-def _not_json(value: Any, place: str) -> list[tuple[Any, str]]:
+def _not_json(value: Any, place: str, depth: int = 0) -> list[tuple[Any, str]]:
     """What JSON has no form for, and where."""
+    if depth > DEEPEST:
+        raise Wrong(f"is nested more than {DEEPEST} levels deep")
     if isinstance(value, dict):
-        return [found for inner, below in value.items() for found in _not_json(below, f"{place}.{inner}")]
+        return [found for key, inner in value.items() for found in _not_json(inner, f"{place}.{key}", depth + 1)]
     if isinstance(value, list):
-        return [found for number, below in enumerate(value) for found in _not_json(below, f"{place}[{number}]")]
+        return [found for at, inner in enumerate(value) for found in _not_json(inner, f"{place}[{at}]", depth + 1)]
     is_json = value is None or isinstance(value, str | int) or (isinstance(value, float) and isfinite(value))
     return [] if is_json else [(value, place)]
 

@@ -260,14 +260,29 @@ def test_during_a_freeze_nothing_is_written_and_after_it_all_that_was_due(open_p
     assert place.server.report()["late"]["p99"] == pytest.approx(0.995, rel=0.01)
 
 
+def test_what_is_late_once_is_on_time_again_with_the_next_token(open_place: Callable[..., Place]) -> None:
+    place = open_place(freeze=Freeze(after=0.035, seconds=0.012))
+    _, wire, arrived = place.call(asked(tokens=6))
+    place.wait(2.0)
+    times = [at - arrived for at, _ in wire.written]
+    assert times == pytest.approx([0.0, 0.02, 0.03, 0.047, 0.05, 0.06, 0.07], abs=0.0003)
+
+
 def test_only_the_first_call_sets_the_freeze(open_place: Callable[..., Place]) -> None:
-    place = open_place(freeze=Freeze(after=0.5, seconds=1.0))
-    began = place.loop.time()
+    place = open_place(freeze=Freeze(after=0.035, seconds=1.0))
     place.call(asked())
     place.wait(2.0)
-    place.call(asked())
+    _, wire, arrived = place.call(asked(tokens=4))
     place.wait(2.0)
-    assert place.loop.time() - began == pytest.approx(4.0, abs=0.001)  # the freeze lay inside of the first wait
+    assert [at - arrived for at, _ in wire.written] == pytest.approx([0.0, 0.02, 0.03, 0.04, 0.05], abs=0.0003)
+
+
+@pytest.mark.parametrize("body", [asked("burst"), asked("plain", stream=False), asked("plain")])
+def test_all_tokens_are_counted_however_they_are_sent(body: dict[str, Any], open_place: Callable[..., Place]) -> None:
+    place = open_place()
+    place.call(body)
+    place.wait(1.0)
+    assert place.server.counts[body["model"]].tokens == TOKENS
 
 
 def test_what_is_no_call_gets_no_answer(open_place: Callable[..., Place]) -> None:

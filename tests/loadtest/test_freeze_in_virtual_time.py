@@ -17,6 +17,7 @@ from random import Random
 import pytest
 
 from loadtest.check_answers import Delays
+from loadtest.check_rows import p99_over_freeze
 from loadtest.check_server import Connection as ServerConnection
 from loadtest.check_server import Freeze, Server
 from loadtest.client import Client, Connection
@@ -198,6 +199,9 @@ def test_an_open_loops_p99_is_ttft_and_freeze_less_a_hundredth_of_the_time(loop:
 
 def test_poisson_arrivals_give_it_too_but_for_their_chance(loop: VirtualLoop) -> None:
     outcome = run(loop, Arrivals("poisson", rate=400))
+    arrivals = sorted(call.scheduled for call in outcome.calls)
+    exact = p99_over_freeze(arrivals, DELAYS.ttft, FREEZE.seconds, FREEZE.after)
+    assert outcome.p99(ttft) == pytest.approx(exact, abs=1e-5)
     # 80 calls in the first 0.2 s of the freeze, give or take 9: 22 ms of the p99 are one deviation
     assert outcome.p99(ttft) == pytest.approx(FORMULA, abs=3 * 0.022)
     for call in outcome.calls:

@@ -161,6 +161,12 @@ def test_to_leave_calls_changes_neither_their_times_nor_their_sizes() -> None:
     assert leaves != stays
 
 
+def test_sizes_hang_on_no_law_of_arrivals() -> None:
+    bursty = sizes_of(replace(VICTIM, arrivals=Arrivals("gamma", rate=10, burstiness=0.3)), 500)
+    assert [call[2:] for call in bursty] == [call[2:] for call in sizes_of(VICTIM, 500)]
+    assert [call.at for call in bursty] != [call.at for call in sizes_of(VICTIM, 500)]
+
+
 @given(
     low=st.floats(0, 100), more=st.floats(0, 100), share=st.floats(0, 1), after=st.floats(0, 100), seed=st.integers()
 )
@@ -268,6 +274,7 @@ def test_only_a_closed_loop_has_users_and_they_plan_no_times() -> None:
 def test_all_users_begin_at_once_and_stay_where_the_scale_is_level() -> None:
     assert users_of(10, (1.0, 1.0)) == [(0, inf)] * 10
     assert users_of(10, (0.25, 0.25)) == [(0, inf)] * 3  # two and a half
+    assert users_of(10, (0.24, 0.24)) == [(0, inf)] * 2
     assert users_of(10, (0.0, 0.0)) == []
     for wanted in (1, 3, 7, 49, 97):
         assert len(users_of(100, (wanted / 100, wanted / 100))) == wanted
@@ -306,3 +313,29 @@ def test_a_users_calls_are_its_own_whatever_the_others_do() -> None:
     assert alone[0] != alone[1]
     for asked, made, left_after, thinks in alone[0] + alone[1]:
         assert 8 <= asked <= 64 and made == 64 and left_after == 0 and 0.5 <= thinks <= 1.5
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_what_users_ask_and_how_long_they_think_is_drawn_evenly_over_users_and_calls(seed: int) -> None:
+    tenant = Tenant(
+        "users",
+        arrivals=Arrivals("closed", users=200, think=Span(1, 3)),
+        input=Span(1, 8),
+        output=Span(1, 4),
+        cancel=Cancel(0.25, Span(1, 2)),
+    )
+    closed = schedule_of(scenario_of(tenant, seed=seed), "users").closed(0)
+    assert closed is not None
+    firsts = [closed.next(user) for user in range(200)]
+    calls = firsts + [closed.next(user) for user in range(200) for _ in range(19)]
+    for size in range(1, 9):
+        assert fmean(call[0] == size for call in calls) == pytest.approx(1 / 8, abs=0.03), f"seed {seed}"
+    for size in range(1, 5):
+        assert fmean(call[1] == size for call in calls) == pytest.approx(1 / 4, abs=0.04), f"seed {seed}"
+    long = [call for call in calls if call[1] > 1]
+    assert fmean(call[2] > 0 for call in long) == pytest.approx(0.25, abs=0.04), f"seed {seed}"
+    assert fmean(call[3] for call in calls) == pytest.approx(2, abs=0.06), f"seed {seed}"
+    assert min(call[3] for call in calls) < 1.05 and max(call[3] for call in calls) > 2.95, f"seed {seed}"
+    assert fmean(call[0] for call in firsts) == pytest.approx(4.5, abs=0.6), f"seed {seed}"
+    again = schedule_of(scenario_of(tenant, seed=seed + 1), "users").closed(0)
+    assert again is not None and [again.next(user) for user in range(200)] != firsts

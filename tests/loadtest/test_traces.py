@@ -106,6 +106,12 @@ def test_rows_are_sorted_and_those_of_one_time_stay_in_the_files_order(write: Wr
     ]
 
 
+def test_a_thousand_rows_of_three_moments_keep_their_order_within_each(write: Write) -> None:
+    content = "t_s,input_tokens,output_tokens\n" + "".join(f"{2 - row % 3},{1 + row},1\n" for row in range(999))
+    expected = [1 + row for moment in (2, 1, 0) for row in range(moment, 999, 3)]
+    assert read(Trace(write(content), {"all": 1})).inputs.tolist() == expected
+
+
 def test_speed_shortens_the_times_and_nothing_else(write: Write) -> None:
     assert columns_of(read(Trace(write(PLAIN), {"all": 1}, speed=10))) == [
         (0, 13, 199),
@@ -187,6 +193,12 @@ def test_too_long_a_call_has_its_input_clipped_and_never_its_output(write: Write
 def test_too_long_a_call_is_left_out_where_that_is_asked_for(write: Write) -> None:
     rows = read(Trace(write(SIZES), {}, context=100, over="skip"), "a", "b")
     assert rows.fates.tolist() == [AS_IT_WAS, SKIPPED, SKIPPED, SKIPPED, SKIPPED, AS_IT_WAS]
+
+
+def test_a_context_larger_than_any_call_changes_nothing(write: Write) -> None:
+    rows = read(Trace(write(SIZES), {}, context=2**40), "a", "b")
+    assert rows.inputs.tolist() == [60, 61, 500, 1, 1, 9]
+    assert rows.inputs.dtype == np.int32 and not rows.fates.any()
 
 
 @given(

@@ -1,0 +1,237 @@
+"""In search of the load that a target just keeps up with: which load next, whether one was too much, what was found.
+
+Pure: the plan gives a phase, is told how it went, and gives the next. Loads rise by a factor until a step saturates the
+target, then the bracket between the last load kept up with and the first that was not is halved, until its ends are
+within a ratio of each other.
+
+**A rate is too much** where work piles up: the first token comes later the later a call is due, and more and more calls
+are open. Both slopes must be positive with 95 % confidence, and by more than half a percent of overload: of a queue
+that is given `x` percent more than it can serve, the wait grows by `x` hundredths of a second each second. Or where
+more than 2 % of calls fail. The first part of a step is left out, in which calls fill the target and none ends.
+
+**Users are too many** where more of them get no more done: a closed loop never piles up more than its users. The knee
+is where the line of few users (each as fast as alone) meets the plateau (operational analysis: Denning and Buzen, ACM
+Computing Surveys 10, 1978).
+
+Whether a Poisson stream of some hundred calls is above or below the capacity hangs on how many came by chance, and the
+bracket with it; how fast a target works while it is overloaded does not. So the capacity is told from the rate of
+answers in the steps that were clearly too much, held within the bracket, whose ends are told by the calls that came.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+import numpy as np
+
+from loadtest.histogram import Floats
+from loadtest.scenario import Phase, Scenario, Sweep
+from loadtest.statistics import Slope, ordinary_slope
+from loadtest.summary import PhaseResults, SweepResults, SweepStep
+
+LEAST_OVERLOAD: Final = 0.005  # seconds of TTFT a second, and share of the calls offered that stay open
+CLEAR_OVERLOAD: Final = 1.1  # calls offered by calls done, from which on a step's pace is the target's, not the load's
+MOST_FAILED: Final = 0.02
+LEAST_GAIN: Final = 0.05  # of throughput, for half as many users again
+KNEE: Final = 0.95  # of the plateau's throughput: users beyond that do not pay
+USUAL_FACTOR: Final = 1.5
+MOST_DOWNWARD: Final = 8  # steps below the start, where that was too much already
+FILLING_CALLS: Final = 2  # median calls that a step is given to fill the target
+CALLS_IN_A_STEP: Final = 6  # a step is at least so many median calls long
+
+
+class SweepPlan:
+    """One sweep. `next` and `judge` take turns; `results` may be asked for at any time."""
+
+    def __init__(self, sweep: Sweep, scenario: Scenario) -> None:
+        self._sweep = sweep
+        self._tenants = tuple(tenant.name for tenant in scenario.tenants)
+        arrivals = [tenant.arrivals for tenant in scenario.tenants if tenant.arrivals is not None]
+        self._unit = math.fsum(each.rate if sweep.of == "rate" else each.users for each in arrivals)
+        assert self._unit > 0, f"no tenant has {sweep.of}"
+        self._steps: list[SweepStep] = []
+        self._load = 0.0
+        self._call_seconds = 0.0  # of a median call, its wait left out
+
+    def next(self) -> Phase | None:
+        """The next step as a phase; `None` where the sweep is over. A step is at least six median calls long."""
+        load = self._next_load()
+        if load is None:
+            return None
+        self._load = load
+        seconds = max(self._sweep.step_seconds, CALLS_IN_A_STEP * self._call_seconds)
+        scale = load / self._unit
+        return Phase(f"{self._sweep.of} {load:g}", seconds, self._tenants, (scale, scale))
+
+    def judge(
+        self, results: PhaseResults, ttft_points: tuple[Floats, Floats], open_points: tuple[Floats, Floats]
+    ) -> SweepStep:
+        """How the step went that `next` gave last: its results, (due, TTFT) of its calls and (time, open) of its
+        samples, times in seconds from its start. A word on users may change the verdict on steps before.
+        """
+        self._call_seconds = _call_seconds(results)
+        end = results.load_seconds
+        start = min(max(FILLING_CALLS * self._call_seconds, end / 10), end / 2)
+        ttft, opened = _slope(ttft_points, start, end), _slope(open_points, start, end)
+        step = SweepStep(
+            load=self._load,
+            phase=results.name,
+            offered_per_second=results.all.scheduled / end if end > 0 else 0.0,
+            done_per_second=_pace(results, start, end, "done"),
+            tokens_per_second=_pace(results, start, end, "tokens"),
+            failed=results.all.failed,
+            ttft_p50=results.all.ttft.p50,
+            ttft_p99=results.all.ttft.p99,
+            ttft_slope=ttft.slope,
+            ttft_slope_low=ttft.low,
+            open_slope=opened.slope,
+            open_slope_low=opened.low,
+            open_most=int(open_points[1].max(initial=0)),
+            is_saturated=False,
+        )
+        self._steps.append(step)
+        step.reason = _failing(results)
+        if not step.reason:
+            step.reason = _piling_up(step) if self._sweep.of == "rate" else self._no_gain(step)
+        step.is_saturated = bool(step.reason)
+        return step
+
+    def results(self) -> SweepResults:
+        """What was found so far. Ends of the bracket are what was offered, which a rate only asks for."""
+        stable, saturated = self._stable(), self._saturated()
+        low, high = (self._offered(step) if step else None for step in (stable, saturated))
+        if low is not None and high is not None and low > high:
+            low, high = high, low  # by chance, fewer calls came in the step that was too much
+        throughput = self._throughput()
+        found = self._knee(throughput) if self._sweep.of == "users" else throughput
+        if found is not None and low is not None and high is not None:
+            found = min(max(found, low), high)
+        return SweepResults(
+            of=self._sweep.of,
+            steps=self._steps,
+            saturation=found if low is not None and high is not None else None,
+            stable=low,
+            saturated=high,
+            throughput=throughput,
+        )
+
+    def _next_load(self) -> float | None:
+        sweep, stable, saturated = self._sweep, self._stable(), self._saturated()
+        if not self._steps:
+            return self._rounded(sweep.start)
+        if saturated is None:
+            last = self._steps[-1].load
+            higher = min(max(self._rounded(last * sweep.factor), last + 1 if sweep.of == "users" else last), sweep.most)
+            return higher if higher > last else None
+        if stable is None:
+            lower = self._rounded(saturated.load / sweep.factor)
+            return lower if 0 < lower < saturated.load and len(self._steps) <= MOST_DOWNWARD else None
+        middle = self._rounded(math.sqrt(stable.load * saturated.load))
+        is_found = saturated.load / stable.load <= 1 + sweep.within or not stable.load < middle < saturated.load
+        return None if is_found else middle
+
+    def _rounded(self, load: float) -> float:
+        """Whole users, and rates of four digits."""
+        return float(round(load)) if self._sweep.of == "users" else float(f"{load:.4g}")
+
+    def _stable(self) -> SweepStep | None:
+        """The greatest load that was kept up with, below the least that was not."""
+        saturated = self._saturated()
+        below = [
+            step for step in self._steps if not step.is_saturated and (not saturated or step.load < saturated.load)
+        ]
+        return max(below, key=lambda step: step.load, default=None)
+
+    def _saturated(self) -> SweepStep | None:
+        """The least load that was too much."""
+        return min((step for step in self._steps if step.is_saturated), key=lambda step: step.load, default=None)
+
+    def _offered(self, step: SweepStep) -> float:
+        return step.load if self._sweep.of == "users" else step.offered_per_second
+
+    def _throughput(self) -> float | None:
+        """Calls a second that the target does when it has more than enough to do."""
+        saturated = [step for step in self._steps if step.is_saturated]
+        clear = [step for step in saturated if step.offered_per_second >= CLEAR_OVERLOAD * step.done_per_second]
+        paces = [step.done_per_second for step in (clear if clear and self._sweep.of == "rate" else saturated)]
+        return math.fsum(paces) / len(paces) if paces else None
+
+    def _knee(self, plateau: float | None) -> float | None:
+        """How many users it takes to reach the plateau, were each as fast as among the fewest that were tried."""
+        fewest = min(self._steps, key=lambda step: step.load, default=None)
+        if fewest is None or plateau is None or fewest.is_saturated or not fewest.done_per_second:
+            return None
+        return plateau / (fewest.done_per_second / fewest.load)
+
+    def _no_gain(self, step: SweepStep) -> str:
+        """Why there are too many users, or nothing. When the plateau shows, steps before may be on it already."""
+        others = self._steps[:-1]
+        plateau = max((each.done_per_second for each in others if each.is_saturated), default=0.0)
+        if plateau:
+            return _on_plateau(step, plateau)
+        below = [each for each in others if each.load < step.load and each.done_per_second]
+        if not below:
+            return ""
+        before = max(below, key=lambda each: each.load)
+        gained, added = step.done_per_second / before.done_per_second - 1, step.load / before.load - 1
+        least = (1 + LEAST_GAIN) ** (math.log1p(added) / math.log(USUAL_FACTOR)) - 1
+        if gained >= least:
+            return ""
+        plateau = max(step.done_per_second, before.done_per_second)
+        for each in below:
+            each.reason = each.reason or _on_plateau(each, plateau)
+            each.is_saturated = bool(each.reason)
+        return f"{added:.0%} more users than {before.load:g} changed calls done a second by {gained:+.1%}"
+
+
+def _on_plateau(step: SweepStep, plateau: float) -> str:
+    if step.done_per_second < KNEE * plateau:
+        return ""
+    return f"{step.load:g} users get {step.done_per_second / plateau:.0%} of the most calls done"
+
+
+def _failing(results: PhaseResults) -> str:
+    """Why too many calls fail, or nothing; those that we stopped ourselves have not failed."""
+    ended = results.all.done + results.all.cancelled + results.all.failed
+    failed = results.all.failed - results.all.codes.get("stopped", 0)
+    if failed <= MOST_FAILED * max(ended, 1):
+        return ""
+    codes = ", ".join(code for code in results.all.codes if code != "stopped")
+    return f"{failed / ended:.1%} of calls failed ({codes})"
+
+
+def _piling_up(step: SweepStep) -> str:
+    """Why the rate is too much, or nothing."""
+    if step.ttft_slope_low <= LEAST_OVERLOAD or step.open_slope_low <= LEAST_OVERLOAD * step.offered_per_second:
+        return ""
+    return f"each second TTFT grew by {step.ttft_slope * 1000:.0f} ms and open calls by {step.open_slope:.2g}"
+
+
+def _call_seconds(results: PhaseResults) -> float:
+    """How long the median call took once it had its turn: its TTFT is taken to be that of the fastest one."""
+    e2e, ttft = results.all.e2e.p50, results.all.ttft
+    if e2e is None:
+        return 0.0
+    return e2e if ttft.p50 is None or ttft.least is None else max(e2e - ttft.p50 + ttft.least, 0.0)
+
+
+def _slope(points: tuple[Floats, Floats], start: float, end: float) -> Slope:
+    times, values = points
+    within = (times >= start) & (times <= end)
+    return ordinary_slope(times[within], values[within])
+
+
+def _pace(results: PhaseResults, start: float, end: float, what: str) -> float:
+    """How many a second between two times: the slope of their sum over time, which minds bursts less than a count does.
+
+    Answers of equal length that began together end together: a count over some of their periods is off by up to one.
+    """
+    ends: list[float] = []
+    amounts: list[int] = []
+    for moments in zip(*results.timeline.values(), strict=True):
+        ends.append(moments[0].at - results.at + moments[0].seconds)
+        amounts.append(sum(getattr(moment, what) for moment in moments))
+    times, sums = np.array(ends), np.cumsum(np.array(amounts, dtype=np.float64))
+    within = (times >= start) & (times <= end + 1e-9)
+    return max(ordinary_slope(times[within], sums[within]).slope, 0.0) if within.sum() > 1 else 0.0
