@@ -29,7 +29,8 @@ from pathlib import Path
 import psutil
 import uvloop
 
-from loadtest.client import Connection, Sample, Target, connect
+from benchmarks.calls import Caller, Target
+from loadtest.client import Flight
 
 KEY = "sk-penstock-benchmark"
 TOKENS = 64
@@ -89,44 +90,35 @@ def body(tokens: int) -> bytes:
     ).encode()
 
 
-async def streams(gate: Gate, count: int) -> list[Sample]:
+async def streams(gate: Gate, count: int) -> list[Flight]:
     """`count` streams at once, each on a connection of its own."""
-    request = gate.target.request(body(TOKENS))
-    connections = [await connect(gate.target) for _ in range(count)]
-    samples = list(await asyncio.gather(*(connection.call(request) for connection in connections)))
-    for connection in connections:
-        connection.leave()
-    return samples
+    caller = Caller(gate.target)
+    flights = await asyncio.gather(*(caller.call(body(TOKENS)) for _ in range(count)))
+    await caller.close()
+    return flights
 
 
-async def requests(gate: Gate, count: int) -> list[Sample]:
+async def requests(gate: Gate, count: int) -> list[Flight]:
     """`count` one-token calls, `IN_FLIGHT` at a time, on kept connections."""
-    request = gate.target.request(body(1))
+    caller = Caller(gate.target)
 
-    async def one_after_the_other(share: int) -> list[Sample]:
-        samples: list[Sample] = []
-        connection: Connection | None = None
-        for _ in range(share):
-            if connection is None or not connection.is_open:
-                connection = await connect(gate.target)
-            samples.append(await connection.call(request))
-        if connection is not None:
-            connection.leave()
-        return samples
+    async def one_after_the_other(share: int) -> list[Flight]:
+        return [await caller.call(body(1)) for _ in range(share)]
 
     shares = await asyncio.gather(*(one_after_the_other(count // IN_FLIGHT) for _ in range(IN_FLIGHT)))
-    return [sample for share in shares for sample in share]
+    await caller.close()
+    return [flight for share in shares for flight in share]
 
 
 async def cost(gate: Gate, load: str, size: int) -> float:
     """µs of CPU a chunk (`load` "streams") or a request ("requests"); raises where any call was not done."""
     before = gate.cpu_seconds()
-    samples = await (streams(gate, size) if load == "streams" else requests(gate, size))
+    flights = await (streams(gate, size) if load == "streams" else requests(gate, size))
     spent = gate.cpu_seconds() - before
-    failed = [sample.code for sample in samples if sample.code]
+    failed = [flight.code for flight in flights if flight.code]
     if failed:
-        raise RuntimeError(f"{gate.name}: {len(failed)} of {len(samples)} calls failed: {sorted(set(failed))}")
-    done = sum(sample.events for sample in samples) if load == "streams" else len(samples)
+        raise RuntimeError(f"{gate.name}: {len(failed)} of {len(flights)} calls failed: {sorted(set(failed))}")
+    done = sum(flight.answer.events for flight in flights) if load == "streams" else len(flights)
     return spent / done * 1e6
 
 
@@ -168,9 +160,9 @@ def wait_for(port: int, path: str) -> None:
     raise RuntimeError(f"nothing answers at port {port}{path}")
 
 
-def key_hash() -> str:
-    """The key as the file wants it, without its prefix."""
-    return hashlib.sha256(KEY.encode()).hexdigest()
+def key_hash(key: str = KEY) -> str:
+    """A key as the file wants it, without its prefix."""
+    return hashlib.sha256(key.encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -204,11 +196,11 @@ def gates(folder: Path) -> Iterator[list[Gate]]:
     simulator = ["backends.pods.simulator", "--model", "tiny", "--slots", "4096", "--ttft", "50ms", "--itl", "20ms"]
     with contextlib.ExitStack() as stack:
         pod = stack.enter_context(started_pod([*simulator, "--kv-blocks", "4000000", "--context", "32768"], folder))
-        made = [Gate("direct", Target("127.0.0.1", pod, "/v1/chat/completions"), None)]
+        made = [Gate("direct", Target(f"http://127.0.0.1:{pod}/v1"), None)]
         file = PENSTOCK.format(pod=pod, hash=key_hash())
         pid, port, _ = stack.enter_context(serving(file, folder))
         wait_for(port, "/readyz")
-        made.append(Gate("penstock", Target("127.0.0.1", port, "/v1/chat/completions", KEY), pid))
+        made.append(Gate("penstock", Target(f"http://127.0.0.1:{port}/v1", KEY), pid))
         nginx = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin")
         if nginx is None:
             print("nginx is not installed (apt-get install nginx-light): left out", flush=True)
@@ -217,7 +209,7 @@ def gates(folder: Path) -> Iterator[list[Gate]]:
             (folder / "nginx.conf").write_text(NGINX.format(folder=folder, pod=pod, port=port))
             child = stack.enter_context(process([nginx, "-c", str(folder / "nginx.conf")], folder / "nginx.log"))
             wait_for(port, "/health")
-            made.append(Gate("nginx", Target("127.0.0.1", port, "/v1/chat/completions", KEY), child.pid))
+            made.append(Gate("nginx", Target(f"http://127.0.0.1:{port}/v1", KEY), child.pid))
         yield made
 
 

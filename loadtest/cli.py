@@ -14,7 +14,6 @@ from rich.console import Console
 
 from loadtest import session
 from loadtest import summary as summaries
-from loadtest.compare import compare, print_comparison
 from loadtest.faults import ScenarioError
 from loadtest.options import parse, scenario_of
 from loadtest.page import page
@@ -44,11 +43,13 @@ def main(words: Sequence[str], parser: type[argparse.ArgumentParser] = argparse.
 
 
 def _compare(args: argparse.Namespace) -> int:
+    from loadtest.compare import compare, print_comparison
+
     before, after = _read(args.before), _read(args.after)
     if before is None or after is None:
         return MISUSED
     comparison = compare(before, after, args.fail_over)
-    print_comparison(comparison, Console(), anyway=args.anyway)
+    print_comparison(comparison, Console(highlight=False), anyway=args.anyway)
     if comparison.unusable and not args.anyway:
         return MISUSED
     return WANTING if comparison.is_worse else GOOD
@@ -66,7 +67,7 @@ def _report(args: argparse.Namespace) -> int:
             sys.stderr.write(f"{args.html} cannot be written: {wrong.strerror}\n")
             return MISUSED
         files["page"] = args.html
-    print_summary(summary, Console(), files)
+    print_summary(summary, Console(highlight=False), files)
     return GOOD
 
 

@@ -181,7 +181,9 @@ class TenantKeys(Keys):
 class ColumnsKeys(Keys):
     """The names of the trace's columns."""
 
-    time: Annotated[str, written.text("column")] = _required("A date with a time, or a number of seconds; of milliseconds where its name ends in `_ms`.")
+    time: Annotated[str, written.text("column")] = _required(
+        "A date with a time, or a number of seconds; of milliseconds where its name ends in `_ms`."
+    )
     input: Annotated[str, written.text("column")] = _required("Prompt tokens.")
     output: Annotated[str, written.text("column")] = _required("Completion tokens.")
     client: Annotated[str | None, written.text("column", may_be_null=True)] = _optional(

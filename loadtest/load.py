@@ -82,7 +82,7 @@ class Load:
     """The load of one phase, once. `run` ends when the last stream has, at the latest `drain_seconds` after the load.
     Calls that wait behind the cap when the load ends may still go in that time; those that never do are told.
 
-    `roads` are in the order of the phase's tenants; `nonce` is a word that no other run has. `clock` is the
+    `roads` are in the order of the phase's tenants; `nonce` is a word of eight letters that no other phase has. `clock` is the
     clients', to which calls go in turn.
     """
 
@@ -103,9 +103,9 @@ class Load:
     ) -> None:
         self._target = scenario.target
         self._phase = run.phase
-        self._index = run.index
         self._drain_seconds = run.drain_seconds
         self._left = run.most_requests
+        self._most_seconds = run.most_seconds
         self._schedule = schedule
         self._planned = iter(schedule)
         self._next: Planned | None = None
@@ -146,8 +146,9 @@ class Load:
     async def run(self) -> tuple[float, float, str]:
         """Run it: seconds of load, seconds in all, and why it ended early, or nothing."""
         self._began = self._clock()
-        ends_at = self._schedule.ends_at
-        self._after(ends_at, lambda: self._come_to_end(ends_at))
+        ends_at = min(self._schedule.ends_at, self._most_seconds)
+        reason = "seconds" if ends_at < self._schedule.ends_at else ""
+        self._after(ends_at, lambda: self._come_to_end(ends_at, reason))
         for lane, state in enumerate(self._lanes):
             if state.users is not None:
                 for user in range(state.users.count):
@@ -203,8 +204,9 @@ class Load:
         state.open += 1
         self._open += 1
         self._number += 1
-        request_id = f"{self._nonce}-{self._index}-{self._number}"
-        body = state.road.prompts.body(request_id, input_tokens, output)
+        request_id = f"{self._nonce}-{self._number:x}"
+        # Short, as each of its letters may be a token; the phases of a run have other ones with all but certainty.
+        body = state.road.prompts.body(f"{self._nonce[:4]}{self._number:x}", input_tokens, output)
         server = self._number % len(self._clients)
         request = b"%b%b\r\ncontent-length: %d\r\n\r\n%b" % (
             state.road.heads[server],
@@ -354,12 +356,12 @@ class Load:
 
     # ---- its end
 
-    def _come_to_end(self, at: float) -> None:
+    def _come_to_end(self, at: float, reason: str) -> None:
         """The load's time is up. What was due before and was not sent yet still goes: timers have their grain, and a
         loop that stood still would leave out just those calls that felt it.
         """
         self._send_due(until=at)
-        self._end_load(at)
+        self._end_load(at, reason)
 
     def _end_load(self, at: float, reason: str = "") -> None:
         """No more arrivals; what is open may end, and what waits behind the cap may still go."""

@@ -30,13 +30,14 @@ class Begin(msgspec.Struct, tag="begin"):
 class Run(msgspec.Struct, tag="run"):
     """Run this phase; `index` counts phases. Streams may take up to `drain_seconds` to end after its last arrival.
 
-    `most_requests` is what the bounds leave for it.
+    `most_requests` and `most_seconds` of load are what the bounds leave for it.
     """
 
     index: int
     phase: Phase
     drain_seconds: float
     most_requests: int
+    most_seconds: float = float("inf")
 
 
 class Stop(msgspec.Struct, tag="stop"):
@@ -151,8 +152,8 @@ class Progress(msgspec.Struct, tag="progress"):
 class Ended(msgspec.Struct, tag="ended"):
     """The phase is over: its load took `load_seconds`, and with the streams' ends `seconds`.
 
-    `reason` is empty where it came to its end, else what ended it: `requests` (as many as allowed), `drain` (streams
-    were still open when the time to end was up), `stopped`.
+    `reason` is empty where it came to its end, else what ended it: `requests` (as many as allowed), `seconds`
+    (likewise), `drain` (streams were still open when the time to end was up), `stopped`.
     """
 
     index: int

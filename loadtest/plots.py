@@ -195,7 +195,7 @@ def _curves(
     found = []
     for series in lines:
         before = alone.get(series.label)
-        if before is not None and before.name != phase.name:
+        if before is not None:
             found.append(_Curve(series, _pool(before, pick, series), f"{series.label}, {before.name}", True))
         found.append(_Curve(series, _pool(phase, pick, series), series.label, False))
     found = [curve for curve in found if curve.pool.count]

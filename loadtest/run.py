@@ -238,20 +238,15 @@ class _Running:
         if self._sweep is None:
             for phase in scenario.phases:
                 if not self._bounded():
-                    yield self._shortened(phase), True
+                    yield phase, True
             return
         while (step := self._sweep.next()) is not None and not self._bounded():
-            yield self._shortened(step), True
+            yield step, True
 
     def _bounded(self) -> bool:
         if self._left_seconds <= 0 or self._left_requests <= 0:
             self._ended = "bounds"
         return self._ended != "complete"
-
-    def _shortened(self, phase: Phase) -> Phase:
-        if phase.seconds is not None and phase.seconds <= self._left_seconds:
-            return phase
-        return replace(phase, seconds=self._left_seconds) if phase.seconds is not None else phase
 
     async def _one(self, number: int, phase: Phase, is_counted: bool) -> PhaseResults:
         at = time.monotonic() - self._began
@@ -261,7 +256,7 @@ class _Running:
         # Time-outs are looked for four times a second: a call that is due to one should still end by it.
         drain = min(self._scenario.target.timeout_seconds + 1.0, MOST_DRAIN_SECONDS)
         started_epoch = time.time()
-        self._streams.tell(Run(number, phase, drain, self._left_requests))
+        self._streams.tell(Run(number, phase, drain, self._left_requests, self._left_seconds))
         if self._control.is_stopped:
             self._streams.tell(Stop())
         while True:
@@ -291,7 +286,7 @@ class _Running:
         self._left_seconds -= ended.load_seconds
         if self._control.is_stopped:
             self._ended = "interrupted"
-        elif ended.reason == "requests":
+        elif ended.reason in ("requests", "seconds"):
             self._ended = "bounds"
         return results
 

@@ -172,6 +172,7 @@ _KNOWN: tuple[_Known, ...] = (
     _Known("llamacpp:prompt_tokens_total", _prompt),
 )
 _NAMES = frozenset(known.name for known in _KNOWN)
+_PREFIXES = ("penstock_", "vllm:", "sglang:", "llamacpp:")
 _LINES = re.compile(rf"^(?:{'|'.join(map(re.escape, sorted({*_NAMES, _START})))})[{{ \t][^\n]*\n?", re.MULTILINE)
 
 
@@ -194,7 +195,7 @@ def parse(url: str, text: str) -> Reading:
             f"{url} does not answer in Prometheus' text format ({error}); give a server's /metrics"
         ) from None
     names = frozenset(name for name in _NAMES if name in text)
-    if not names:
+    if not names and not any(prefix in text for prefix in _PREFIXES):  # a server may announce what it has counted only
         raise Unreadable(
             f"{url} has no counter that is known here (Penstock's, vLLM's, SGLang's or llama.cpp's); give such a "
             f"server's /metrics, like {_EXAMPLE}, and switch it on there (--metrics, --enable-metrics)"

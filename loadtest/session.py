@@ -125,7 +125,7 @@ class _Session:
         if metrics:
             await self._count(summary, metrics, before)
         written = self._write(summary, calls)
-        print_summary(summary, Console(), written)
+        print_summary(summary, Console(highlight=False), written)
         return self._verdict(summary)
 
     def _interrupt(self) -> None:
@@ -287,7 +287,7 @@ def _files(args: argparse.Namespace) -> list[CallFile]:
         lines.open()
         files.append(lines)
     if args.format == "vllm":
-        files.append(Vllm(args.out))
+        files.append(Vllm(args.out, keeps_requests=args.gaps))
     elif args.format == "aiperf":
         files.append(Aiperf(args.out))
     return files

@@ -13,10 +13,14 @@ from loadtest.live_state import LiveState, LiveStrain, LiveTenant
 from loadtest.messages import Call, Progress, Strain
 from loadtest.scenario import Phase, Scenario
 from loadtest.strain import StrainTotal, marks
-from loadtest.summary import Mark, PhaseResults, SweepStep
+from loadtest.summary import PhaseResults, SweepStep
 from loadtest.tally import LaneNow, Now
 
 LATELY = 20  # messages, so five seconds
+WARNINGS = {
+    "client-bound": "the tool itself is late, or its core is full; its own delay is in these latencies",
+    "machine-bound": "this machine's cores are taken; these figures are its own, not the target's alone",
+}
 MOST_CODES = 50  # told apart in one phase of one tenant
 
 
@@ -73,7 +77,7 @@ class Showing:
                 progress=None if (whole := self._whole()) is None else min(passed / whole, 1.0),
                 remaining_seconds=None if whole is None else max(whole - passed, 0.0),
                 strain=self._strain(),
-                warnings=[mark.text for mark in self._warnings(now.phase.name)],
+                warnings=self._warnings(),
                 steps=tuple(self._steps),
             )
         )
@@ -123,11 +127,12 @@ class Showing:
             pressure=sum(strain.pressure for strain in told) / len(told) if told else None,
         )
 
-    def _warnings(self, phase: str) -> list[Mark]:
+    def _warnings(self) -> list[str]:
+        """What is wrong with the run itself lately, in words that stay while it is so: figures come at the end."""
         lately = StrainTotal()
         for strain in self._strains:
             lately.add(strain)
-        return marks(lately.summary(), phase)
+        return [f"{mark.kind}: {WARNINGS[mark.kind]}" for mark in marks(lately.summary(), "")]
 
 
 def _planned(scenario: Scenario) -> list[float | None]:

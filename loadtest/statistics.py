@@ -91,6 +91,24 @@ def ordinary_slope(x: npt.ArrayLike, y: npt.ArrayLike) -> Slope:
     return Slope(slope, slope - half, slope + half)
 
 
+def walking_slope(x: npt.ArrayLike, y: npt.ArrayLike) -> Slope:
+    """The mean change of y from one stretch of x to the next, with an interval from how much those changes differ.
+
+    For what sums up chance, as a queue in overload does: its residuals from a line are a random walk, of which
+    `ordinary_slope` says, rightly, that it knows nothing. Too wide, never too narrow, where y comes back to a line.
+    """
+    x, y = _stretches(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    length = float(x[-1] - x[0]) if x.size else 0.0
+    if x.size < 4 or length <= 0:
+        return Slope(0.0, -math.inf, math.inf)
+    slope = float(y[-1] - y[0]) / length
+    # changes over stretches of unequal length vary in proportion to it
+    steps = np.diff(x)
+    off = (np.diff(y) - slope * steps)[steps > 0] ** 2 / steps[steps > 0]
+    half = student_975(off.size - 1) * math.sqrt(float(off.sum()) / (off.size - 1) / length)
+    return Slope(slope, slope - half, slope + half)
+
+
 def _stretches(x: Floats, y: Floats) -> tuple[Floats, Floats]:
     """Means of the points in each of up to `MOST_STRETCHES` equal stretches of x; empty stretches are left out."""
     if x.size <= MOST_STRETCHES:

@@ -103,7 +103,6 @@ async def main(end: socket.socket) -> None:
     roads = {tenant.name: road_of(first.scenario, tenant) for tenant in first.scenario.tenants}
     meter = StrainMeter(loop, clock=time.monotonic)
     meter.start()
-    nonce = secrets.token_hex(4)
     # What is here now stays: it need not be looked through again, and a collection in mid-run is a stall of our own.
     gc.collect()
     gc.freeze()
@@ -123,7 +122,7 @@ async def main(end: socket.socket) -> None:
             loop=loop,
             lag=meter,
             open_streams=first.open_streams,
-            nonce=nonce,
+            nonce=secrets.token_hex(4),
             keep_gaps=first.keep_gaps,
         )
         if not await _run(load, message.index, pipe, meter, loop):

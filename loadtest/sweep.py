@@ -27,7 +27,7 @@ import numpy as np
 
 from loadtest.histogram import Floats
 from loadtest.scenario import Phase, Scenario, Sweep
-from loadtest.statistics import Slope, ordinary_slope
+from loadtest.statistics import Slope, ordinary_slope, walking_slope
 from loadtest.summary import PhaseResults, SweepResults, SweepStep
 
 LEAST_OVERLOAD: Final = 0.005  # seconds of TTFT a second, and share of the calls offered that stay open
@@ -51,6 +51,8 @@ class SweepPlan:
         self._unit = math.fsum(each.rate if sweep.of == "rate" else each.users for each in arrivals)
         assert self._unit > 0, f"no tenant has {sweep.of}"
         self._steps: list[SweepStep] = []
+        self._failing: list[str] = []  # of each step: why too many of its calls failed, or nothing
+        self._plateau = 0.0  # calls a second that no more users raise
         self._load = 0.0
         self._call_seconds = 0.0  # of a median call, its wait left out
 
@@ -84,29 +86,57 @@ class SweepPlan:
             ttft_p50=results.all.ttft.p50,
             ttft_p99=results.all.ttft.p99,
             ttft_slope=ttft.slope,
-            ttft_slope_low=ttft.low,
+            ttft_slope_low=_told(ttft),
             open_slope=opened.slope,
-            open_slope_low=opened.low,
+            open_slope_low=_told(opened),
             open_most=int(open_points[1].max(initial=0)),
             is_saturated=False,
         )
         self._steps.append(step)
-        step.reason = _failing(results)
-        if not step.reason:
-            step.reason = _piling_up(step) if self._sweep.of == "rate" else self._no_gain(step)
-        step.is_saturated = bool(step.reason)
+        self._failing.append(_failing(results))
+        if self._sweep.of == "rate":
+            self._judge_rates()
+        else:
+            self._judge_users()
         return step
 
+    def _judge_rates(self) -> None:
+        """What a clear step has shown of the target's pace decides on those that chance leaves open."""
+        for step, failing in zip(self._steps, self._failing, strict=True):
+            step.reason = failing or _piling_up(step)
+            step.is_saturated = bool(step.reason)
+        pace = self._throughput()
+        for step in self._steps:
+            if pace is not None and not step.is_saturated:
+                step.reason = _more_than(step, pace)
+                step.is_saturated = bool(step.reason)
+
+    def _judge_users(self) -> None:
+        """Once half as many users again got no more done, all steps that got as much done are too much."""
+        *before, step = self._steps
+        if not self._plateau and before and before[-1].load < step.load and not self._failing[-1]:
+            least = (1 + LEAST_GAIN) ** (math.log(step.load / before[-1].load) / math.log(USUAL_FACTOR))
+            if step.done_per_second < least * before[-1].done_per_second:
+                self._plateau = max(each.done_per_second for each in self._steps)
+        for each, failing in zip(self._steps, self._failing, strict=True):
+            each.reason = failing or (_on_plateau(each, self._plateau) if self._plateau else "")
+            each.is_saturated = bool(each.reason)
+
     def results(self) -> SweepResults:
-        """What was found so far. Ends of the bracket are what was offered, which a rate only asks for."""
+        """What was found so far. A rate's bracket is between what was done and what was offered: it only asks."""
         stable, saturated = self._stable(), self._saturated()
-        low, high = (self._offered(step) if step else None for step in (stable, saturated))
-        if low is not None and high is not None and low > high:
-            low, high = high, low  # by chance, fewer calls came in the step that was too much
         throughput = self._throughput()
-        found = self._knee(throughput) if self._sweep.of == "users" else throughput
+        if self._sweep.of == "users":
+            low, high = (step.load if step else None for step in (stable, saturated))
+            found = self._knee(throughput)
+        else:
+            low, high = stable and stable.done_per_second, saturated and saturated.offered_per_second
+            found = throughput
         if found is not None and low is not None and high is not None:
-            found = min(max(found, low), high)
+            # what was done can be done; what was too much may have been so by chance
+            found = max(found, low)
+            low, high = (low, max(high, found)) if self._sweep.of == "rate" else (low, high)
+            found = min(found, high)
         return SweepResults(
             of=self._sweep.of,
             steps=self._steps,
@@ -147,9 +177,6 @@ class SweepPlan:
         """The least load that was too much."""
         return min((step for step in self._steps if step.is_saturated), key=lambda step: step.load, default=None)
 
-    def _offered(self, step: SweepStep) -> float:
-        return step.load if self._sweep.of == "users" else step.offered_per_second
-
     def _throughput(self) -> float | None:
         """Calls a second that the target does when it has more than enough to do."""
         saturated = [step for step in self._steps if step.is_saturated]
@@ -163,26 +190,6 @@ class SweepPlan:
         if fewest is None or plateau is None or fewest.is_saturated or not fewest.done_per_second:
             return None
         return plateau / (fewest.done_per_second / fewest.load)
-
-    def _no_gain(self, step: SweepStep) -> str:
-        """Why there are too many users, or nothing. When the plateau shows, steps before may be on it already."""
-        others = self._steps[:-1]
-        plateau = max((each.done_per_second for each in others if each.is_saturated), default=0.0)
-        if plateau:
-            return _on_plateau(step, plateau)
-        below = [each for each in others if each.load < step.load and each.done_per_second]
-        if not below:
-            return ""
-        before = max(below, key=lambda each: each.load)
-        gained, added = step.done_per_second / before.done_per_second - 1, step.load / before.load - 1
-        least = (1 + LEAST_GAIN) ** (math.log1p(added) / math.log(USUAL_FACTOR)) - 1
-        if gained >= least:
-            return ""
-        plateau = max(step.done_per_second, before.done_per_second)
-        for each in below:
-            each.reason = each.reason or _on_plateau(each, plateau)
-            each.is_saturated = bool(each.reason)
-        return f"{added:.0%} more users than {before.load:g} changed calls done a second by {gained:+.1%}"
 
 
 def _on_plateau(step: SweepStep, plateau: float) -> str:
@@ -208,6 +215,14 @@ def _piling_up(step: SweepStep) -> str:
     return f"each second TTFT grew by {step.ttft_slope * 1000:.0f} ms and open calls by {step.open_slope:.2g}"
 
 
+def _more_than(step: SweepStep, pace: float) -> str:
+    """Why the rate is too much, told by what the target does in steps that clearly were, or nothing."""
+    is_growing = step.ttft_slope > LEAST_OVERLOAD and step.open_slope > LEAST_OVERLOAD * step.offered_per_second
+    if not is_growing or step.offered_per_second <= pace * (1 + LEAST_OVERLOAD):
+        return ""
+    return f"TTFT and open calls grew, and {step.offered_per_second:.4g} calls a second came where {pace:.4g} get done"
+
+
 def _call_seconds(results: PhaseResults) -> float:
     """How long the median call took once it had its turn: its TTFT is taken to be that of the fastest one."""
     e2e, ttft = results.all.e2e.p50, results.all.ttft
@@ -219,7 +234,16 @@ def _call_seconds(results: PhaseResults) -> float:
 def _slope(points: tuple[Floats, Floats], start: float, end: float) -> Slope:
     times, values = points
     within = (times >= start) & (times <= end)
-    return ordinary_slope(times[within], values[within])
+    return min(
+        ordinary_slope(times[within], values[within]),
+        walking_slope(times[within], values[within]),
+        key=lambda slope: slope.high - slope.low,
+    )
+
+
+def _told(slope: Slope) -> float:
+    """The lower end as a number that JSON has: where nothing is known, the slope is not shown to be positive."""
+    return slope.low if math.isfinite(slope.low) else min(slope.slope, 0.0)
 
 
 def _pace(results: PhaseResults, start: float, end: float, what: str) -> float:

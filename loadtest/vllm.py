@@ -95,7 +95,7 @@ class Vllm:
         self._keeps_requests = keeps_requests
 
     def write(self, phase: str, tenant: str, call: Call, started_epoch: float, is_counted: bool = True) -> None:
-        """Take a call that ended; 2 µs, 5 where requests are kept. `started_epoch`: when its phase began, in seconds since 1970."""
+        """Take a call that ended: 2 µs, 5 where requests are kept. `started_epoch`: when its phase began."""
         if is_counted:
             self._phases.take(phase, tenant, call, started_epoch)
             if self._keeps_requests:

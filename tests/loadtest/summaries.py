@@ -221,7 +221,7 @@ def a_soak(hours: float = 6.0, tenants: int = 3, **changes: Any) -> Summary:
         high=1.49 * 2**20,
         series=[(float(x), int(y)) for x, y in zip(at, rss, strict=True)],
     )
-    phase = a_phase("soak", *mixes, seconds=seconds, step=max(1.0, seconds / 2000), server=a_server())
+    phase = a_phase("soak", *mixes, seconds=seconds, step=seconds / 240, server=a_server())
     return _summary([phase], {"growth": growth, "name": "soak", **changes})
 
 

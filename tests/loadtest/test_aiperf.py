@@ -11,7 +11,7 @@ import pytest
 from loadtest.aiperf import Aiperf
 from loadtest.messages import Call
 from tests.loadtest.calls import STARTED, a_call, a_cancelled_call, a_refused_call
-from tests.loadtest.summaries import a_noisy_neighbour, a_summary
+from tests.loadtest.summaries import a_noisy_neighbour, a_summary, an_empty_run
 
 START_NS = 1_766_666_666_250_000_000
 
@@ -112,7 +112,7 @@ def test_the_summary_has_a_block_a_metric(tmp_path: Path) -> None:
     assert span == pytest.approx([1_100_000_000, 4_500_000_000], abs=1000)
     assert summary["request_latency"]["avg"] == 2750.0
     assert summary["time_to_first_token_including_client_queue"]["avg"] == 1000.0
-    assert summary["output_sequence_length"]["unit"] == "tokens"
+    assert (summary["output_sequence_length"]["unit"], summary["output_sequence_length"]["avg"]) == ("tokens", 5)
     assert (summary["start_time"], summary["end_time"]) == (
         "2026-11-07T14:03:22+01:00",
         "2026-11-07T14:04:23.500000+01:00",
@@ -127,6 +127,13 @@ def test_errors_are_counted_by_code(tmp_path: Path) -> None:
     assert counted == {**results.codes, "RequestCancellationError": results.cancelled}
     codes = {each["error_details"]["type"]: each["error_details"]["code"] for each in summary["error_summary"]}
     assert codes == {"429 token_rate": 429, "timeout": None, "RequestCancellationError": 499}
+
+
+def test_errors_that_never_were_are_not_counted() -> None:
+    summary = an_empty_run()
+    result = Aiperf("nowhere").result(summary, summary.phases[0])
+    assert [each["count"] for each in result["error_summary"]] == [50]
+    assert result["was_cancelled"]
 
 
 def test_blocks_of_nothing_are_left_out(tmp_path: Path) -> None:

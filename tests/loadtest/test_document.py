@@ -109,3 +109,8 @@ def test_a_fault_elsewhere_does_not_repeat_what_a_variable_held() -> None:
     document = read('a: "${K}"\nb: "${SHORT}"\nc: 1', K="sk-longer-than-that", SHORT="ab")
     fault = document.fault(("c",), "sk-longer-than-thatX, 'ab', abc and xab", "ab")
     assert str(fault) == "s.yaml:3: c: ${K}X, '${SHORT}', abc and xab; ${SHORT}"
+
+
+def test_the_longer_of_two_alike_variables_is_hidden_whole() -> None:
+    document = read('a: "${A}"\nb: "${B}"', A="secret-1", B="secret-1-and-more")
+    assert str(document.fault(("c",), "secret-1-and-more")) == "s.yaml:1: c: ${B}"

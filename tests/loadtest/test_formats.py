@@ -56,6 +56,14 @@ def test_latencies_run_from_the_sending_and_from_the_schedule_apart() -> None:
     }
 
 
+def test_what_is_noted_of_calls_does_not_pile_up() -> None:
+    seen = DoneCalls()
+    for _ in range(2500):
+        seen.take(a_call(), STARTED)
+    assert len(seen.rows) == 500
+    assert seen.histograms["ttft"].count == 2000
+
+
 def test_calls_that_are_not_done_are_in_no_figure_but_the_span() -> None:
     seen = DoneCalls()
     seen.take(a_refused_call(sent=0.5), STARTED)
@@ -131,7 +139,8 @@ def test_a_ramp_has_two_rates_and_not_one() -> None:
 
 def test_a_mix_of_loops_and_a_trace_have_no_one_figure() -> None:
     assert load_of(Arrivals("closed", users=9), Arrivals("poisson", rate=5)) == Load()
-    assert load_of(None, trace=Trace("conv.csv", {"t0": 1.0})) == Load()
+    assert load_of(None) == load_of(None, trace=Trace("conv.csv", {"t0": 1.0})) == Load()
+    assert load_of(Arrivals("poisson", rate=5), trace=Trace("conv.csv", {"t0": 1.0})) == Load()
 
 
 def test_objectives_are_seen_whatever_the_load() -> None:

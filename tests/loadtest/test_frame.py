@@ -7,6 +7,7 @@ import re
 from dataclasses import replace
 
 import pytest
+from msgspec import structs
 from rich.cells import cell_len
 from rich.console import Console
 
@@ -64,10 +65,14 @@ def test_a_run_of_one_phase_does_not_number_it() -> None:
     assert drawn(replace(CROWDED, phase_number=1, phases=1))[0] == "neighbours  crowded  0:23 of 1:00"
 
 
-def test_warnings_are_whole_sentences() -> None:
+def test_warnings_are_whole_sentences_and_tenants_make_room_for_them() -> None:
     warning = "client-bound: the tool's own timer was late by 12 ms at p99, so that its figures are partly its own"
     rows = drawn(replace(CROWDED, warnings=(warning,)), 60)
     assert " ".join(rows[-2:]) == f"! {warning}"
+    many = tuple(replace(CROWD, name=f"tenant-{number}") for number in range(40))
+    rows = drawn(replace(CROWDED, tenants=many, warnings=(warning, warning)), 60, 16)
+    assert len(rows) < 16
+    assert any(row.startswith("all 40") for row in rows)
 
 
 def test_a_sweep_shows_what_was_kept_up_with() -> None:
@@ -76,6 +81,10 @@ def test_a_sweep_shows_what_was_kept_up_with() -> None:
     rows = drawn(replace(CROWDED, steps=sweep.steps), 120)
     said = "sweep     kept up with 4.00, 6.00, 9.00, 13.5, 20.2, 30.4; not with 32.0, 33.6, 37.2, 45.6"
     assert said in rows
+    more = [*sweep.steps, structs.replace(sweep.steps[0], load=1.0), structs.replace(sweep.steps[0], load=31.0)]
+    assert said.replace("4.00, 6.00, ", "6.00, ").replace("30.4", "30.4, 31.0") in drawn(
+        replace(CROWDED, steps=more), 120
+    )
     assert "sweep     kept up with none yet; not with 32.0" in drawn(replace(CROWDED, steps=[sweep.steps[-1]]))
 
 

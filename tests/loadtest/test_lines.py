@@ -58,7 +58,7 @@ def test_a_call_that_is_done_has_every_field(tmp_path: Path) -> None:
 
 
 def test_a_failed_call_has_no_latency_and_says_when_it_broke_off(tmp_path: Path) -> None:
-    line = line_of(tmp_path, a_call(code="cut", completion_tokens=-1))
+    line = line_of(tmp_path, a_call(code="cut"))
     assert (line["ttft"], line["e2e"], line["tpot"]) == (None, None, None)
     assert (line["first"], line["ended"]) == (STARTED + 2.0, STARTED + 4.5)
     assert (line["code"], line["tokens"]) == ("cut", 4)

@@ -393,7 +393,7 @@ def test_a_wrong_trace_is_refused_with_its_place_and_what_is_right(
         ("target:", "duration: 3s\ntarget:", "duration: unknown key; it belongs under 'bounds'"),
         ("target:", "zzz: 3s\ntarget:", "zzz: unknown key; known: target, tenants, seed, warmup, objectives, bounds"),
         ("target:", "objectives: {e2E: 3s}\ntarget:", "objectives.e2E: unknown key; did you mean 'e2e'?"),
-        ("model: m", "mdoel: m", "target.mdoel: unknown key; did you mean 'model'?"),
+        ("model: m", "odel: m", "target.odel: unknown key; did you mean 'model'?"),
     ],
 )
 def test_an_unknown_key_is_told_the_nearest_known(old: str, new: str, fault: str, folder: Path) -> None:
@@ -451,6 +451,8 @@ CONTRADICTIONS = [
      "s.yaml:3: phases[0].tenants[0]: no tenant is called 'b'; known: a"),
     (SMALL.replace("name: a,", "name: victim,").replace("60s", "60s, tenants: [victm]"),
      "s.yaml:3: phases[0].tenants[0]: no tenant is called 'victm'; did you mean 'victim'?"),
+    (SMALL.replace("name: a,", "name: tiny,").replace("60s", "60s, tenants: [tyni]"),
+     "s.yaml:3: phases[0].tenants[0]: no tenant is called 'tyni'; did you mean 'tiny'?"),
     (SMALL.replace("phases: [", "phases: [{name: main, duration: 1s}, "),
      "s.yaml:3: phases[1].name: 'main' is the name of phases[0], too; rename one"),
     (SMALL.replace("main", "warm-up"), "phases[0].name: 'warm-up' is what the load before the phases is called"),

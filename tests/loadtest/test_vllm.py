@@ -119,7 +119,7 @@ def test_arrays_are_there_only_where_requests_are_kept(tmp_path: Path) -> None:
 
 def test_each_counted_phase_has_a_file_of_its_own(tmp_path: Path) -> None:
     vllm = Vllm(str(tmp_path / "run.json"))
-    vllm.write("warmup", "victim", a_call(completion_tokens=1000), STARTED, is_counted=False)
+    vllm.write("alone", "victim", a_call(completion_tokens=1000), STARTED, is_counted=False)
     vllm.write("alone", "victim", a_call(completion_tokens=6), STARTED)
     vllm.write("crowded", "victim", a_call(completion_tokens=7), STARTED)
     paths = vllm.finish(a_noisy_neighbour())
