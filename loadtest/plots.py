@@ -195,12 +195,12 @@ def _curves(
     found = []
     for series in lines:
         before = alone.get(series.label)
-        if before is not None:
+        if before is not None and before.name != phase.name:
             found.append(_Curve(series, _pool(before, pick, series), f"{series.label}, {before.name}", True))
         found.append(_Curve(series, _pool(phase, pick, series), series.label, False))
     found = [curve for curve in found if curve.pool.count]
     # a reference belongs beside the curve that it is held against, and nowhere else
-    present = {curve.series.css for curve in found if not curve.is_reference}
+    present = {curve.series.css for curve in found}
     return [curve for curve in found if curve.series.css in present]
 
 

@@ -143,11 +143,7 @@ class _Builder:
 
     def _value(self, node: yaml.Node, path: Path, line: int) -> Value:
         self._document.lines[path] = line
-        self._values += 1
-        if self._values > MOST_VALUES:
-            if self._values == MOST_VALUES + 1:
-                reason = f"the file has more than {MOST_VALUES:,} values"
-                self._document.blame(path, reason, "look for aliases of aliases")
+        if self._is_too_many(path):
             return None
         if node.tag not in _TAGS:
             self._document.blame(path, f"the tag {node.tag!r} has no meaning here", "leave it out")
@@ -166,6 +162,14 @@ class _Builder:
         finally:
             self._open.discard(id(node))
 
+    def _is_too_many(self, path: Path) -> bool:
+        """Count one more, and say once that there are too many."""
+        self._values += 1
+        if self._values == MOST_VALUES + 1:
+            reason = f"the file has more than {MOST_VALUES:,} values"
+            self._document.blame(path, reason, "look for aliases of aliases")
+        return self._values > MOST_VALUES
+
     def _mapping(self, node: yaml.Node, path: Path) -> dict[str, Value]:
         mapping: dict[str, Value] = {}
         for key, key_node, value_node in self._pairs(node, path):
@@ -178,6 +182,8 @@ class _Builder:
         merged: list[yaml.Node] = []
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
+            if self._is_too_many(path):  # here, too: a chain of `<<` multiplies before any value is made
+                break
             if key_node.tag == _MERGE:
                 merged += value_node.value if isinstance(value_node, yaml.SequenceNode) else [value_node]
             elif key_node.tag != _STRING:
@@ -190,6 +196,8 @@ class _Builder:
             else:
                 own[key_node.value] = (key_node.value, key_node, value_node)
         for other in merged:
+            if self._values > MOST_VALUES:
+                break
             if isinstance(other, yaml.MappingNode) and id(other) not in self._open:
                 self._open.add(id(other))
                 for pair in self._pairs(other, path):

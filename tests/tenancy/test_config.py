@@ -377,6 +377,12 @@ def test_aliases_of_aliases_do_not_exhaust_memory() -> None:
     assert any("more than 200,000 values" in fault.reason for fault in faults_of("\n".join(lines)))
 
 
+def test_a_chain_of_merges_that_multiplies_is_refused_at_once() -> None:
+    lines = ["pods: &m0 [{a: 1}]", "x0: &a0 {k: 1}"]
+    lines += [f"x{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 12)]
+    assert any("more than 200,000 values" in fault.reason for fault in faults_of("\n".join(lines)))
+
+
 def test_a_key_that_stands_twice_is_a_fault_and_not_the_last_one() -> None:
     fault = the_fault(SMALL + "      concurrency: 17\n")
     assert (fault.place, fault.line) == ("tenants[0].budget.concurrency", 11)
