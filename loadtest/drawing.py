@@ -14,8 +14,6 @@ from dataclasses import dataclass
 from math import ceil, floor, isfinite, log10
 from typing import Literal, NamedTuple
 
-from loadtest.figures import duration
-
 Anchor = Literal["start", "middle", "end"]
 Point = tuple[float, float]
 
@@ -88,7 +86,21 @@ def log_ticks(low: float, high: float, label: Literal["time", "number"], most: i
     ]
     inside = [(step, value) for step, value in steps if low * 0.999 <= value <= high * 1.001]
     is_crowded = len(inside) > most
-    return [Tick(value, _tick_label(value, label) if step == 1 or not is_crowded else "") for step, value in inside]
+    told = round_duration if label == "time" else round_number
+    return [Tick(value, told(value) if step == 1 or not is_crowded else "") for step, value in inside]
+
+
+def round_number(value: float) -> str:
+    """`5`, `0.2`, `1,000`: a number that is round, as it is."""
+    return f"{value:,.10g}"
+
+
+def round_duration(seconds: float) -> str:
+    """`500 ms`, `1 s`: a duration that is round, without the zeros that a measured one has."""
+    for size, unit in ((1.0, "s"), (1e-3, "ms")):
+        if seconds >= size * 0.999:
+            return f"{seconds / size:,.4g} {unit}"
+    return f"{seconds / 1e-6:,.4g} µs"
 
 
 def even_ticks(low: float, high: float, most: int = 6) -> list[Tick]:
@@ -97,7 +109,7 @@ def even_ticks(low: float, high: float, most: int = 6) -> list[Tick]:
     magnitude = 10.0 ** floor(log10(span / most))
     step = next(size * magnitude for size in (1, 2, 5, 10) if span / (size * magnitude) <= most)
     first = ceil(low / step - 1e-9)
-    return [Tick(index * step, f"{index * step:,.10g}") for index in range(first, floor(high / step + 1e-9) + 1)]
+    return [Tick(index * step, round_number(index * step)) for index in range(first, floor(high / step + 1e-9) + 1)]
 
 
 def time_ticks(low: float, high: float, most: int = 9) -> list[Tick]:
@@ -187,15 +199,6 @@ def _round_log(value: float, *, down: bool) -> float:
     if down:
         return max((step for step in steps if step <= value * 1.0001), default=steps[0])
     return min((step for step in steps if step >= value * 0.9999), default=steps[-1])
-
-
-def _tick_label(value: float, label: Literal["time", "number"]) -> str:
-    if label == "number":
-        return f"{value:,.10g}"
-    for size, unit in ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs")):
-        if value >= size * 0.999:
-            return f"{value / size:,.4g} {unit}"
-    return duration(value)
 
 
 def _is_drawable(point: Point) -> bool:

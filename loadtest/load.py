@@ -82,8 +82,8 @@ class Load:
     """The load of one phase, once. `run` ends when the last stream has, at the latest `drain_seconds` after the load.
     Calls that wait behind the cap when the load ends may still go in that time; those that never do are told.
 
-    `roads` are in the order of the phase's tenants; `nonce` is a word of eight letters that no other phase has. `clock` is the
-    clients', to which calls go in turn.
+    `roads` are in the order of the phase's tenants; `nonce` is a word of eight letters that no other phase has. `clock`
+    is the clients', to which calls go in turn.
     """
 
     def __init__(
@@ -164,7 +164,7 @@ class Load:
                 timer.cancel()
             for client in self._clients:
                 client.end_all("stopped")
-        return self._load_seconds, self.seconds, self._reason
+        return self._load_seconds, max(self.seconds, self._load_seconds), self._reason
 
     def stop(self) -> None:
         """Send no more, and leave what is open."""

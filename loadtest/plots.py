@@ -11,7 +11,7 @@ from itertools import pairwise
 from math import log10
 from typing import Literal, NamedTuple, TypeVar
 
-from loadtest.drawing import Scale, Sheet, Tick, even_ticks, log_range, log_ticks, shortened
+from loadtest.drawing import Scale, Sheet, Tick, even_ticks, log_range, log_ticks, round_duration, shortened
 from loadtest.figures import count, duration, number, ratio
 from loadtest.series import Pool, Series
 from loadtest.summary import Distribution, Isolation, PhaseResults, Results, SweepResults, SweepStep
@@ -180,7 +180,7 @@ def _percentile_plots(
             sheet.line("objective", [(x.start_px, y(kept)), (x.end_px, y(kept))])
         _draw_curves(sheet, x, y, drawn)
         if kept is not None:
-            sheet.text("tick halo", x.start_px + 6, y(kept) - 5, f"objective {duration(kept)}")
+            sheet.text("tick halo", x.start_px + 6, y(kept) - 5, f"objective {round_duration(kept)}")
         _put_percentile_tips(sheet, x, y, drawn)
         facets.append(Facet(phase.name, str(sheet)))
     return facets
@@ -200,7 +200,7 @@ def _curves(
         found.append(_Curve(series, _pool(phase, pick, series), series.label, False))
     found = [curve for curve in found if curve.pool.count]
     # a reference belongs beside the curve that it is held against, and nowhere else
-    present = {curve.series.css for curve in found}
+    present = {curve.series.css for curve in found if not curve.is_reference}
     return [curve for curve in found if curve.series.css in present]
 
 

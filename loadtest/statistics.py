@@ -155,9 +155,7 @@ class Stretches:
         length = max(block_length(self._excess(q)), block_length(self._excess(0.5)))
         weights = block_weights(len(self.rows), length, random)
         draws = np.log(quantiles(self.buckets, weights @ self.rows.astype(np.float32), q))
-        middle = np.median(draws)
-        wider = student_975(max(len(self.rows) / length - 1, 2)) / Z_975
-        widened: Floats = np.exp(middle + (draws - middle) * wider)
+        widened: Floats = np.exp(_widened(draws, len(self.rows) / length))
         return widened
 
     def _excess(self, q: float) -> Floats:
@@ -167,6 +165,36 @@ class Stretches:
         beyond = self.rows[:, at:].sum(axis=1)
         excess: Floats = beyond - totals * (beyond.sum() / max(int(totals.sum()), 1))
         return excess
+
+
+def resampled_mean(series: npt.ArrayLike, random: np.random.Generator) -> Floats:
+    """The mean of `RESAMPLES` series, each put together from blocks of this one; widened where blocks are few."""
+    each = np.asarray(series, dtype=np.float64)
+    length = block_length(each)
+    weights = block_weights(each.size, length, random)
+    return _widened(weights @ each / each.size, each.size / length)
+
+
+def _widened(draws: Floats, blocks: float) -> Floats:
+    middle = np.median(draws)
+    widened: Floats = middle + (draws - middle) * (student_975(max(blocks - 1, 2)) / Z_975)
+    return widened
+
+
+def drawn_quantile(
+    buckets: Sequence[int], counts: Sequence[int], q: float, independent: float, random: np.random.Generator
+) -> Floats:
+    """The quantile of `RESAMPLES` resamples of `independent` values with this distribution, without drawing them: it is
+    the distribution's quantile at a level that itself is Beta distributed (David and Nagaraja, Order Statistics, 2003).
+    """
+    levels = random.beta(q * (independent + 1), (1 - q) * (independent + 1), RESAMPLES)
+    held = np.array(counts, dtype=np.float64)
+    sums = np.cumsum(held)
+    wanted = levels * sums[-1]
+    place = np.minimum(np.searchsorted(sums, wanted), held.size - 1)
+    low, high = edges(np.array(buckets, dtype=np.int64)[place])
+    drawn: Floats = low + (high - low) * (wanted - (sums - held)[place]) / held[place]
+    return drawn
 
 
 def quantiles(buckets: Counts, rows: npt.NDArray[Any], q: float) -> Floats:
@@ -200,8 +228,8 @@ def block_length(series: Floats) -> int:
 
     Twice what Politis and White ask for (Econometric Reviews 23, 2004, circular bootstrap), since a short line looks
     less like itself than it is; at least the cube root of the line, at most a sixth of it. Tried on latencies whose
-    level drifts, the intervals hold the truth for 96 % of lines without drift, for 94 % where a level lasts 10 stretches
-    of 240, and for 89 % where it lasts 40, when six of them are all that the line holds.
+    level drifts, the intervals hold the truth for 96 % of lines without drift, for 94 % where a level lasts 10
+    stretches of 240, and for 89 % where it lasts 40, when six of them are all that the line holds.
     """
     n = series.size
     most, least = max(n // 6, 1), max(round(math.pow(n, 1 / 3)), 1)

@@ -33,8 +33,10 @@ from loadtest.summary import PhaseResults, SweepResults, SweepStep
 LEAST_OVERLOAD: Final = 0.005  # seconds of TTFT a second, and share of the calls offered that stay open
 CLEAR_OVERLOAD: Final = 1.1  # calls offered by calls done, from which on a step's pace is the target's, not the load's
 MOST_FAILED: Final = 0.02
+SLOWED: Final = 1.15  # calls done before overload by calls done in it
 LEAST_GAIN: Final = 0.05  # of throughput, for half as many users again
-KNEE: Final = 0.95  # of the plateau's throughput: users beyond that do not pay
+KNEE: Final = 0.95  # of the plateau's throughput: where fewer users have that, the plateau begins before them
+CLEAR_FEWER: Final = 1.5  # users at the knee by users that do not wait for each other
 USUAL_FACTOR: Final = 1.5
 MOST_DOWNWARD: Final = 8  # steps below the start, where that was too much already
 FILLING_CALLS: Final = 2  # median calls that a step is given to fill the target
@@ -52,7 +54,7 @@ class SweepPlan:
         assert self._unit > 0, f"no tenant has {sweep.of}"
         self._steps: list[SweepStep] = []
         self._failing: list[str] = []  # of each step: why too many of its calls failed, or nothing
-        self._plateau = 0.0  # calls a second that no more users raise
+        self._has_plateau = False  # whether more users have been seen to get no more done
         self._load = 0.0
         self._call_seconds = 0.0  # of a median call, its wait left out
 
@@ -112,37 +114,39 @@ class SweepPlan:
                 step.is_saturated = bool(step.reason)
 
     def _judge_users(self) -> None:
-        """Once half as many users again got no more done, all steps that got as much done are too much."""
+        """Once half as many users again got no more done, all beyond the knee are too many."""
         *before, step = self._steps
-        if not self._plateau and before and before[-1].load < step.load and not self._failing[-1]:
+        if not self._has_plateau and before and before[-1].load < step.load and not self._failing[-1]:
             least = (1 + LEAST_GAIN) ** (math.log(step.load / before[-1].load) / math.log(USUAL_FACTOR))
-            if step.done_per_second < least * before[-1].done_per_second:
-                self._plateau = max(each.done_per_second for each in self._steps)
+            self._has_plateau = step.done_per_second < least * before[-1].done_per_second
+        knee = self._knee() if self._has_plateau else None
         for each, failing in zip(self._steps, self._failing, strict=True):
-            each.reason = failing or (_on_plateau(each, self._plateau) if self._plateau else "")
+            each.reason = failing or (_beyond(each, knee) if knee is not None else "")
             each.is_saturated = bool(each.reason)
 
     def results(self) -> SweepResults:
-        """What was found so far. A rate's bracket is between what was done and what was offered: it only asks."""
-        stable, saturated = self._stable(), self._saturated()
+        """What was found so far. The bracket's ends are steps' loads: the next below what was found that was kept up
+        with, the next above that was not.
+        """
         throughput = self._throughput()
-        if self._sweep.of == "users":
-            low, high = (step.load if step else None for step in (stable, saturated))
-            found = self._knee(throughput)
-        else:
-            low, high = stable and stable.done_per_second, saturated and saturated.offered_per_second
-            found = throughput
-        if found is not None and low is not None and high is not None:
-            # what was done can be done; what was too much may have been so by chance
-            found = max(found, low)
-            low, high = (low, max(high, found)) if self._sweep.of == "rate" else (low, high)
-            found = min(found, high)
+        stable, saturated = self._stable(), self._saturated()
+        found = None
+        if stable is not None and saturated is not None:
+            found = self._knee() if self._sweep.of == "users" else throughput
+        if found is not None and stable is not None and saturated is not None:
+            if self._sweep.of == "rate" and stable.done_per_second > SLOWED * found:
+                found = stable.done_per_second  # overload slows this target down
+            # chance may have put a step on the wrong side; there are always others, if farther away
+            below = [step for step in self._steps if not step.is_saturated and step.load <= found]
+            above = [step for step in self._steps if step.is_saturated and step.load >= found]
+            stable = max(below, key=_load, default=stable)
+            saturated = min(above, key=_load, default=saturated)
         return SweepResults(
             of=self._sweep.of,
             steps=self._steps,
-            saturation=found if low is not None and high is not None else None,
-            stable=low,
-            saturated=high,
+            saturation=found,
+            stable=stable.load if stable else None,
+            saturated=saturated.load if saturated else None,
             throughput=throughput,
         )
 
@@ -171,31 +175,55 @@ class SweepPlan:
         below = [
             step for step in self._steps if not step.is_saturated and (not saturated or step.load < saturated.load)
         ]
-        return max(below, key=lambda step: step.load, default=None)
+        return max(below, key=_load, default=None)
 
     def _saturated(self) -> SweepStep | None:
         """The least load that was too much."""
-        return min((step for step in self._steps if step.is_saturated), key=lambda step: step.load, default=None)
+        return min((step for step in self._steps if step.is_saturated), key=_load, default=None)
 
     def _throughput(self) -> float | None:
-        """Calls a second that the target does when it has more than enough to do."""
+        """Calls a second that the target does when it has more than enough to do.
+
+        Told by the steps that were offered clearly more than that, whatever became of them: those that only just
+        saturated it were chosen by a slow moment.
+        """
         saturated = [step for step in self._steps if step.is_saturated]
-        clear = [step for step in saturated if step.offered_per_second >= CLEAR_OVERLOAD * step.done_per_second]
-        paces = [step.done_per_second for step in (clear if clear and self._sweep.of == "rate" else saturated)]
-        return math.fsum(paces) / len(paces) if paces else None
-
-    def _knee(self, plateau: float | None) -> float | None:
-        """How many users it takes to reach the plateau, were each as fast as among the fewest that were tried."""
-        fewest = min(self._steps, key=lambda step: step.load, default=None)
-        if fewest is None or plateau is None or fewest.is_saturated or not fewest.done_per_second:
+        if not saturated:
             return None
-        return plateau / (fewest.done_per_second / fewest.load)
+        if self._sweep.of == "users":
+            return _mean_pace(saturated)
+        pace = max(saturated, key=_load).done_per_second
+        for _ in range(2):
+            clear = [step for step in saturated if step.offered_per_second >= CLEAR_OVERLOAD * pace]
+            pace = _mean_pace(clear or saturated)
+        return pace
+
+    def _knee(self) -> float | None:
+        """How many users it takes to reach the plateau, were each as fast as where they are few; `None`: not told."""
+        fewest, *_ = steps = sorted(self._steps, key=_load)
+        plateau = max(step.done_per_second for step in steps)
+        if not 0 < fewest.done_per_second < KNEE * plateau:
+            return fewest.load / 2 if plateau else None  # all are on the plateau: fewer are to be tried
+        each = fewest.done_per_second / fewest.load
+        for _ in range(3):
+            knee = plateau / each
+            few = [step for step in steps if step.load <= max(knee / CLEAR_FEWER, fewest.load)]
+            many = [step for step in steps if step.load >= knee] or steps[-1:]
+            each = math.fsum(step.done_per_second for step in few) / math.fsum(step.load for step in few)
+            plateau = _mean_pace(many)
+        return plateau / each
 
 
-def _on_plateau(step: SweepStep, plateau: float) -> str:
-    if step.done_per_second < KNEE * plateau:
-        return ""
-    return f"{step.load:g} users get {step.done_per_second / plateau:.0%} of the most calls done"
+def _load(step: SweepStep) -> float:
+    return step.load
+
+
+def _mean_pace(steps: list[SweepStep]) -> float:
+    return math.fsum(step.done_per_second for step in steps) / len(steps)
+
+
+def _beyond(step: SweepStep, knee: float) -> str:
+    return f"more users than {knee:.4g}, from where on they wait for each other" if step.load > knee else ""
 
 
 def _failing(results: PhaseResults) -> str:

@@ -126,6 +126,8 @@ def _shade_phases(sheet: Sheet, x: Scale, phases: Sequence[PhaseResults], bottom
         kind = "uncounted" if not phase.is_counted else "odd" if number_of_phase % 2 else "even"
         sheet.box(f"phase {kind}", left, 0, right - left, bottom)
         sheet.line("edge", [(left, 0), (left, bottom)])
+    for phase in phases:  # after all shades, or the next one would cover a name's end
+        left, right = x(phase.at), x(phase.at + phase.seconds)
         words = phase.name if phase.is_counted else f"{phase.name} (not counted)"
         if not phase.is_counted and width_px(words) > right - left - 8:
             words = phase.name

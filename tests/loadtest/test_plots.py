@@ -177,6 +177,17 @@ def test_a_sweep_marks_saturation_and_crosses_what_was_not_kept_up_with() -> Non
     assert len(of_class(throughput, "shape")) == len(sweep.steps) - saturated
     assert "saturated at 31.2" in words(throughput) and "saturated at 31.2" in words(latency)
     assert len(of_class(throughput, "bracket")) == len(of_class(latency, "bracket")) == 1
+    crosses = {cross.get("d", "").count("M") for cross in of_class(throughput, "cross")}
+    assert crosses == {2}, "a cross is told from a circle by its shape"
+
+
+def test_a_sweeps_line_runs_by_load_not_by_the_order_of_its_steps() -> None:
+    sweep = sweep_of(a_sweep())
+    assert [step.load for step in sweep.steps] != sorted(step.load for step in sweep.steps)
+    for facet in sweep_plots(sweep):
+        for line in of_class(svg(facet.svg), "line"):
+            across = [x for x, _ in points(line)]
+            assert across == sorted(across)
 
 
 def test_a_sweeps_columns_tell_the_steps_figures() -> None:

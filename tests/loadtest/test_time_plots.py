@@ -36,6 +36,9 @@ def test_phases_are_named_and_shaded_and_a_warm_up_looks_otherwise() -> None:
     assert {"alone", "crowded", "after"} <= set(words(drawing))
     assert len(of_class(drawing, "phase")) == 4
     assert len(of_class(drawing, "uncounted")) == 1
+    order = [(shape.get("class") or "").split()[0] for shape in drawing]
+    last_shade = max(at for at, css in enumerate(order) if css == "phase")
+    assert order.index("head") > last_shade, "a name is not covered by the next phase's shade"
 
 
 def test_each_tenant_has_a_strip_and_a_line_in_each_phase_it_was_in() -> None:
