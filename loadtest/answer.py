@@ -206,7 +206,7 @@ class Answer:
             has_text = has_text or bool(choice.text) or (choice.delta is not None and choice.delta.has_text())
         if has_text:
             self.events += 1
-            if not has_finish and chunk.error is None and chunk.usage is None:
+            if not has_finish and chunk.usage is None:
                 self._learn(event)
 
     def _take_usage(self, usage: _Usage) -> None:
@@ -232,7 +232,7 @@ class Answer:
     def _is_alike(self, event: bytes) -> bool:
         """Whether these bytes are one event that is known but for a text, which is there. Hot: 0.3 µs.
 
-        What was learnt is an event with text, and without finish, usage or error, cut within one of its strings. With
+        What was learnt is an event with text, and without finish or usage, cut within one of its strings. With
         the same bytes around it, a plain string (no quote, no escape, no control character, valid UTF-8; not empty)
         leaves the JSON the same but for that string. So it is counted as parsing it would have.
         """
@@ -332,7 +332,7 @@ def _end_of_event(text: bytes, at: int) -> int:
     if text.find(b"\r", at, plain if plain > 0 else len(text)) < 0:
         return plain + 2 if plain >= 0 else 0
     ends = [plain + 2] if plain >= 0 else []
-    for blank in (b"\r\n\r\n", b"\n\r\n", b"\r\r"):
+    for blank in (b"\n\r\n", b"\r\r"):
         found = text.find(blank, at)
         if found >= 0:
             ends.append(found + len(blank))

@@ -62,7 +62,7 @@ def _report(args: argparse.Namespace) -> int:
     files = {}
     if args.html is not None:
         try:
-            Path(args.html).write_text(page(summary))
+            Path(args.html).write_text(page(summary), encoding="utf-8")
         except OSError as wrong:
             sys.stderr.write(f"{args.html} cannot be written: {wrong.strerror}\n")
             return MISUSED

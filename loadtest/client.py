@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
         flight = self._flight
         if flight is None:
             return
-        if flight.is_reused and flight.request:
+        if flight.request:  # a kept connection that died before any byte came back
             self._flight = self._parser = None
             self._client.send_afresh(flight)
             return

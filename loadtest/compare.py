@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.text import Text
 
-from loadtest.differences import HIGHER_IS_BETTER, Row, phase_rows, row
+from loadtest.differences import HIGHER_IS_BETTER, Change, Row, phase_rows, row
 from loadtest.figures import duration, number, share
 from loadtest.summary import Summary, SweepResults
 from loadtest.table import Column, fitted, printable
@@ -146,8 +146,8 @@ def _sweep_rows(a: SweepResults, b: SweepResults, fail_over: float) -> Iterator[
     low = (b.stable or b.saturation) / (a.saturated or a.saturation) - 1
     high = (b.saturated or b.saturation) / (a.stable or a.saturation) - 1
     draws = np.linspace(low, high, 1001)
-    change = b.saturation / a.saturation - 1
-    yield row("saturation", ("sweep", ""), (a.saturation, b.saturation), change, draws, fail_over)
+    change = Change(a.saturation, b.saturation, b.saturation / a.saturation - 1, draws)
+    yield row("saturation", ("sweep", ""), change, fail_over)
 
 
 def _unusable(a: Summary, b: Summary) -> Iterator[str]:

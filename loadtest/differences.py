@@ -3,7 +3,8 @@
 Each row has its own 95 % confidence, found by resampling: of a hundred rows that nothing changed, five are expected to
 look changed. How it is resampled hangs on what a summary keeps:
 
-- TTFT, done and tokens a second: blocks of the time line (see `statistics`), so that a bad time counts as one event;
+- TTFT, done and tokens a second: blocks of the time line (see `statistics`), so that a bad time counts as one event,
+  and the same blocks of both, so that the same arrivals make no difference;
 - TPOT, E2E and ITL have no time line: their values are resampled as if each came by itself, but as many fewer as TTFT's
   own blocks tell that a call is worth, and of ITL's gaps no more than there are calls, since a call's gaps are alike;
 - the share of failed calls: Beta distributed (Jeffreys), for as many fewer calls as failures come in bursts;
@@ -14,12 +15,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
 from loadtest.histogram import Floats
-from loadtest.statistics import RESAMPLES, Stretches, drawn_quantile, interval, quantiles, resampled_mean
+from loadtest.statistics import (
+    RESAMPLES,
+    Stretches,
+    drawn_quantile,
+    interval,
+    quantiles,
+    resampled_means,
+    resampled_quantiles,
+)
 from loadtest.summary import Distribution, Moment, PhaseResults, Results
 
 Verdict = Literal["same", "better", "worse", "unsure"]
@@ -48,29 +57,36 @@ class Row:
     is_over: bool
 
 
-def row(
-    metric: str, place: tuple[str, str], figures: tuple[float, float], change: float, draws: Floats, fail_over: float
-) -> Row:
-    """A figure of a phase and tenant (`place`), before and after, judged by the resampled changes `draws`.
+class Change(NamedTuple):
+    """A figure before and after, the relative change, and resamples of that."""
+
+    a: float
+    b: float
+    relative: float
+    draws: Floats
+
+
+def row(metric: str, place: tuple[str, str], change: Change, fail_over: float) -> Row:
+    """A figure of a phase and tenant (`place`), judged.
 
     `worse` or `better`: the interval excludes no change. `same`: it lies within what is let pass (at least a bucket of
     the histogram) and holds no change, or the change is smaller than a bucket. `unsure`: too wide to say.
     """
-    low, high = interval(draws)
+    low, high = interval(change.draws)
     # the middle of the resamples may be off the figure itself by the histogram's grain
-    low, high = min(low, change), max(high, change)
-    for_worse = -1 if metric in HIGHER_IS_BETTER else 1
+    low, high = min(low, change.relative), max(high, change.relative)
+    for_worse = -change.relative if metric in HIGHER_IS_BETTER else change.relative
     let_pass = max(fail_over, LEAST_CHANGE)
     is_close = -let_pass <= low and high <= let_pass
     verdict: Verdict
-    if is_close and (abs(change) < LEAST_CHANGE or low <= 0 <= high):
+    if is_close and (abs(for_worse) < LEAST_CHANGE or low <= 0 <= high):
         verdict = "same"
     elif low > 0 or high < 0:
-        verdict = "worse" if change * for_worse > 0 else "better"
+        verdict = "worse" if for_worse > 0 else "better"
     else:
         verdict = "unsure"
-    is_over = verdict == "worse" and change * for_worse > fail_over
-    return Row(metric, *place, *figures, change, low, high, verdict, is_over)
+    is_over = verdict == "worse" and for_worse > fail_over
+    return Row(metric, *place, change.a, change.b, change.relative, low, high, verdict, is_over)
 
 
 def phase_rows(a: PhaseResults, b: PhaseResults, fail_over: float, *, has_objectives: bool) -> Iterator[Row]:
@@ -78,10 +94,10 @@ def phase_rows(a: PhaseResults, b: PhaseResults, fail_over: float, *, has_object
     after = {results.name: results for results in b.tenants}
     for before in a.tenants:
         if before.name in after:
-            pair = _Side(a, before), _Side(b, after[before.name])
-            yield from _rows(*pair, fail_over, has_objectives=has_objectives)
+            pair = _Pair(_Side(a, before), _Side(b, after[before.name]))
+            yield from _rows(pair, fail_over, has_objectives=has_objectives)
     if len(a.tenants) > 1:
-        yield from _rows(_Side(a, a.all), _Side(b, b.all), fail_over, has_objectives=has_objectives)
+        yield from _rows(_Pair(_Side(a, a.all), _Side(b, b.all)), fail_over, has_objectives=has_objectives)
 
 
 class _Side:
@@ -92,107 +108,130 @@ class _Side:
         self.results = results
         line = _together(phase) if results is phase.all else phase.timeline.get(results.name, [])
         self.ttft = Stretches([(moment.ttft_buckets, moment.ttft_counts) for moment in line])
-        self.line = [moment for moment in line if moment.at < phase.at + phase.load_seconds]
-        self.random = np.random.default_rng(SEED)
-        self.worth = self._worth()
-
-    def _worth(self) -> float:
-        """How many independent calls one call is worth, 0 to 1: what resampling it alone says of the median TTFT's
-        variance, by what its blocks say.
-        """
-        if self.ttft.count < FEWEST[0.5]:
-            return 1.0
-        sums = self.ttft.rows.sum(axis=0)
-        alone = drawn_quantile(self.ttft.buckets.tolist(), sums.tolist(), 0.5, self.ttft.count, self.random)
-        blocks = self.ttft.resampled(0.5, self.random)
-        return float(min(np.log(alone).var() / max(float(np.log(blocks).var()), 1e-12), 1.0))
-
-    def line_quantile(self, q: float) -> tuple[float, Floats] | None:
-        """A quantile of TTFT, and its resamples."""
-        found = self.ttft.quantile(q)
-        if found is None or self.ttft.count < FEWEST[q]:
-            return None
-        return found, self.ttft.resampled(q, self.random)
-
-    def quantile(self, values: Distribution, q: float) -> tuple[float, Floats] | None:
-        """A quantile of what has no time line, and its resamples."""
-        calls = min(values.count, self.results.done + self.results.cancelled)
-        if calls < FEWEST[q]:
-            return None
-        counts = np.array([values.counts], dtype=np.int64)
-        found = float(quantiles(np.array(values.buckets, dtype=np.int64), counts, q)[0])
-        return found, drawn_quantile(values.buckets, values.counts, q, calls * self.worth, self.random)
-
-    def rate(self, whole: float, what: str) -> tuple[float, Floats] | None:
-        """A rate over the whole phase, and what its time line says of its chance."""
-        series = [getattr(moment, what) for moment in self.line]
-        mean = sum(series) / max(len(series), 1)
-        if whole > 0 and mean > 0:
-            return whole, whole * np.maximum(resampled_mean(series, self.random), mean * 1e-3) / mean
-        # of what never came, half a one may have been missed by chance (Jeffreys)
-        missed = self.random.gamma(0.5, size=RESAMPLES) / max(self.phase.seconds, 1e-9)
-        return (0.0, missed) if series else None
-
-    def good(self) -> tuple[float, Floats] | None:
-        """Good calls a second."""
-        rate = self.rate(self.results.done_per_second, "done")
-        if rate is None:
-            return None
-        good, bad = self.results.good * self.worth, (self.results.done - self.results.good) * self.worth
-        return self.results.good_per_second, rate[1] * self.random.beta(good + 0.5, bad + 0.5, RESAMPLES)
+        self._line = [moment for moment in line if moment.at < phase.at + phase.load_seconds]
 
     @property
-    def failed(self) -> float:
-        """The share of the calls that ended that failed."""
-        return self.results.failed / max(self._ended, 1)
-
-    def failed_drawn(self) -> tuple[float, Floats]:
-        """The same, half a call away from none and from all, and its draws."""
-        failed, worth = self.results.failed, 1 / self._bursts(self.failed)
-        draws = self.random.beta(failed * worth + 0.5, (self._ended - failed) * worth + 0.5, RESAMPLES)
-        return (failed + 0.5) / (self._ended + 1), draws
-
-    @property
-    def _ended(self) -> int:
+    def ended(self) -> int:
+        """Calls that ended."""
         return self.results.done + self.results.cancelled + self.results.failed
 
-    def _bursts(self, share: float) -> float:
+    def series(self, what: str) -> Floats:
+        """A count of each stretch of the load."""
+        return np.array([getattr(moment, what) for moment in self._line], dtype=np.float64)
+
+    def bursts(self) -> float:
         """How much more failures vary from stretch to stretch than chance has it (Pearson's chi² by its freedom)."""
-        failed = np.array([moment.failed for moment in self.line], dtype=np.float64)
-        ended = failed + np.array([moment.done for moment in self.line], dtype=np.float64)
-        expected = ended * share
-        spread = expected * (1 - share)
+        failed = self.series("failed")
+        ended = failed + self.series("done")
+        share = self.results.failed / max(self.ended, 1)
+        spread = ended * share * (1 - share)
         is_told = spread > 0
         if is_told.sum() < 2:
             return 1.0
-        chi2 = float((((failed - expected) ** 2)[is_told] / spread[is_told]).sum())
+        chi2 = float((((failed - ended * share) ** 2)[is_told] / spread[is_told]).sum())
         return max(chi2 / (int(is_told.sum()) - 1), 1.0)
 
 
-def _rows(a: _Side, b: _Side, fail_over: float, *, has_objectives: bool) -> Iterator[Row]:
-    before, after = a.results, b.results
-    pairs = {
-        "ttft_p50": (a.line_quantile(0.5), b.line_quantile(0.5)),
-        "ttft_p99": (a.line_quantile(0.99), b.line_quantile(0.99)),
-        "itl_p50": (a.quantile(before.itl, 0.5), b.quantile(after.itl, 0.5)),
-        "itl_p99": (a.quantile(before.itl, 0.99), b.quantile(after.itl, 0.99)),
-        "tpot_p50": (a.quantile(before.tpot, 0.5), b.quantile(after.tpot, 0.5)),
-        "e2e_p50": (a.quantile(before.e2e, 0.5), b.quantile(after.e2e, 0.5)),
-        "done_per_second": (a.rate(before.done_per_second, "done"), b.rate(after.done_per_second, "done")),
-        "good_per_second": (a.good(), b.good()) if has_objectives else (None, None),
-        "tokens_per_second": (a.rate(before.tokens_per_second, "tokens"), b.rate(after.tokens_per_second, "tokens")),
+class _Pair:
+    """The same tenant and phase before and after: figures, and resamples of their changes."""
+
+    def __init__(self, a: _Side, b: _Side) -> None:
+        self.a, self.b = a, b
+        self.place = a.phase.name, a.results.name
+        self._random = np.random.default_rng(SEED)
+        self._worth = self._calls_worth()
+
+    def _calls_worth(self) -> float:
+        """How many independent calls one call is worth, 0 to 1: what resampling calls one by one says of the variance
+        of the median TTFT, by what resampling blocks says.
+        """
+        if min(self.a.ttft.count, self.b.ttft.count) < FEWEST[0.5]:
+            return 1.0
+        one_by_one = 0.0
+        for each in (self.a.ttft, self.b.ttft):
+            counts = each.rows.sum(axis=0).tolist()
+            one_by_one += np.log(drawn_quantile(each.buckets.tolist(), counts, 0.5, each.count, self._random)).var()
+        draws = resampled_quantiles(self.a.ttft, self.b.ttft, 0.5, self._random)
+        blocks = float(np.log(draws[1] / draws[0]).var())
+        return float(min(one_by_one / blocks, 1.0)) if blocks > 0 else 1.0
+
+    def ttft(self, q: float) -> Change | None:
+        """A quantile of TTFT."""
+        one, other = self.a.ttft.quantile(q), self.b.ttft.quantile(q)
+        if one is None or other is None or min(self.a.ttft.count, self.b.ttft.count) < FEWEST[q]:
+            return None
+        draws = resampled_quantiles(self.a.ttft, self.b.ttft, q, self._random)
+        return Change(one, other, other / one - 1, draws[1] / draws[0] - 1)
+
+    def quantile(self, what: str, q: float) -> Change | None:
+        """A quantile of what has no time line."""
+        figures: list[float] = []
+        draws: list[Floats] = []
+        for side in (self.a, self.b):
+            values: Distribution = getattr(side.results, what)
+            calls = min(values.count, side.results.done + side.results.cancelled)
+            if calls < FEWEST[q]:
+                return None
+            counts = np.array([values.counts], dtype=np.int64)
+            figures.append(float(quantiles(np.array(values.buckets, dtype=np.int64), counts, q)[0]))
+            draws.append(drawn_quantile(values.buckets, values.counts, q, calls * self._worth, self._random))
+        return Change(figures[0], figures[1], figures[1] / figures[0] - 1, draws[1] / draws[0] - 1)
+
+    def rate(self, what: str) -> Change | None:
+        """A rate over the whole phase, with what the time lines say of its chance."""
+        one, other = (getattr(side.results, f"{what}_per_second") for side in (self.a, self.b))
+        before, after = self.a.series(what), self.b.series(what)
+        if one <= 0 or not before.size or not after.size or not before.any():
+            return None
+        if not after.any() or other <= 0:
+            # of what never came, half a one may have been missed by chance (Jeffreys)
+            missed = self._random.gamma(0.5, size=RESAMPLES) / max(self.b.phase.seconds, 1e-9)
+            return Change(one, 0.0, -1.0, np.minimum(missed / one, 1.0) - 1)
+        draws = resampled_means(before, after, self._random)
+        least = 1e-3 * float(before.mean())
+        ratios = draws[1] / np.maximum(draws[0], least) * float(before.mean() / after.mean())
+        return Change(one, other, other / one - 1, other / one * np.maximum(ratios, 0.0) - 1)
+
+    def good(self) -> Change | None:
+        """Good calls a second: of the calls done, a share."""
+        done = self.rate("done")
+        one, other = self.a.results.good_per_second, self.b.results.good_per_second
+        if done is None or one <= 0:
+            return None
+        before, after = (self._shares(side.results.good, side.results.done, self._worth) for side in (self.a, self.b))
+        return Change(one, other, other / one - 1, (done.draws + 1) * after / before - 1)
+
+    def failed(self) -> Change | None:
+        """The share of calls that failed. Of none and of all it is half a call away (Jeffreys)."""
+        if not self.a.ended or not self.b.ended:
+            return None
+        one, other = (side.results.failed / side.ended for side in (self.a, self.b))
+        if not one and not other:
+            return Change(0.0, 0.0, 0.0, np.zeros(1))
+        before, after = (self._shares(side.results.failed, side.ended, 1 / side.bursts()) for side in (self.a, self.b))
+        first, second = ((side.results.failed + 0.5) / (side.ended + 1) for side in (self.a, self.b))
+        return Change(one, other, second / first - 1, after / before - 1)
+
+    def _shares(self, part: int, whole: int, worth: float) -> Floats:
+        return self._random.beta(part * worth + 0.5, (whole - part) * worth + 0.5, RESAMPLES)
+
+
+def _rows(pair: _Pair, fail_over: float, *, has_objectives: bool) -> Iterator[Row]:
+    changes = {
+        "ttft_p50": pair.ttft(0.5),
+        "ttft_p99": pair.ttft(0.99),
+        "itl_p50": pair.quantile("itl", 0.5),
+        "itl_p99": pair.quantile("itl", 0.99),
+        "tpot_p50": pair.quantile("tpot", 0.5),
+        "e2e_p50": pair.quantile("e2e", 0.5),
+        "done_per_second": pair.rate("done"),
+        "good_per_second": pair.good() if has_objectives else None,
+        "tokens_per_second": pair.rate("tokens"),
+        "failed": pair.failed(),
     }
-    place = a.phase.name, before.name
-    for metric, (one, other) in pairs.items():
-        if one is not None and other is not None and one[0] > 0:
-            figures = one[0], other[0]
-            yield row(metric, place, figures, other[0] / one[0] - 1, other[1] / one[1] - 1, fail_over)
-    if not before.failed and not after.failed:
-        yield Row("failed", *place, 0.0, 0.0, 0.0, 0.0, 0.0, "same", False)
-    else:
-        (one_share, one_draws), (other_share, other_draws) = a.failed_drawn(), b.failed_drawn()
-        changes = other_draws / one_draws - 1
-        yield row("failed", place, (a.failed, b.failed), other_share / one_share - 1, changes, fail_over)
+    for metric, change in changes.items():
+        if change is not None:
+            yield row(metric, pair.place, change, fail_over)
 
 
 def _together(phase: PhaseResults) -> list[Moment]:

@@ -82,11 +82,13 @@ class Histogram:
             self.greatest = max(self.greatest, float(batch.max()))
 
     def add_counts(self, counts: Counts, total: float, greatest: float) -> None:
-        """Take values that are known by their buckets, their sum and the greatest alone."""
-        self.counts += counts
-        self.total += total
-        self.least = min(self.least, float(edges(np.flatnonzero(counts)[0])[0]))
-        self.greatest = max(self.greatest, greatest)
+        """Take values that are known by their buckets, their sum and the greatest alone; the least is then an edge."""
+        filled = np.flatnonzero(counts)
+        if filled.size:
+            self.counts += counts
+            self.total += total
+            self.least = min(self.least, float(edges(filled[0])[0]))
+            self.greatest = max(self.greatest, greatest)
 
     def merge(self, other: Histogram) -> None:
         """Take all that another one holds."""

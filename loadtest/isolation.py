@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 
 from loadtest.scenario import Phase
-from loadtest.statistics import Interval, Stretches, interval
+from loadtest.statistics import Interval, Stretches, interval, resampled_quantiles
 from loadtest.summary import Isolation, Moment, PhaseResults
 
 FEWEST_FOR_P99: Final = 100
@@ -47,7 +47,8 @@ def ttft_ratio(first: Stretches, second: Stretches, q: float) -> tuple[float, In
     if one is None or other is None or min(first.count, second.count) < fewest:
         return None
     random = np.random.default_rng(SEED)
-    return other / one, interval(second.resampled(q, random) / first.resampled(q, random))
+    draws = resampled_quantiles(first, second, q, random)
+    return other / one, interval(draws[1] / draws[0])
 
 
 def _against(tenant: str, alone: PhaseResults, other: PhaseResults) -> Isolation:

@@ -191,7 +191,7 @@ class Load:
             return
         self._left -= 1
         self._lanes[lane].scheduled += 1
-        if self._open >= self._cap or self._waiting:
+        if self._open >= self._cap:  # whoever waits goes as soon as it is not
             self._lanes[lane].waiting += 1
             self._waiting.append((at, lane, input_tokens, output, cancel_after, user))
             return
@@ -257,7 +257,7 @@ class Load:
             waited = self._waiting.popleft()
             self._lanes[waited[1]].waiting -= 1
             self._send(*waited)
-        if not self._is_loading and not self._open and not self._waiting:
+        if not self._is_loading and not self._open:
             self._finish()
 
     def _think(self, flight: _Flown) -> None:
@@ -370,7 +370,7 @@ class Load:
         self._is_loading = False
         self._load_seconds = at
         self._reason = reason
-        if self._open or self._waiting:
+        if self._open:
             self._after(self.seconds + self._drain_seconds, lambda: self._finish("drain"))
         else:
             self._finish()

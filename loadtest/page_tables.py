@@ -135,8 +135,8 @@ def strain_table(phases: Sequence[PhaseResults]) -> str:
 
 def _figures(results: Results, has_left: bool, has_objectives: bool) -> list[str]:
     due = results.scheduled - results.cancelled
-    times = (results.ttft.p50, results.ttft.p99, results.itl.p50, results.itl.p99)
-    times += (results.tpot.p50, results.e2e.p50, results.e2e.p99)
+    times = [results.ttft.p50, results.ttft.p99, results.itl.p50, results.itl.p99, results.tpot.p50]
+    times += [results.e2e.p50, results.e2e.p99]
     told = [
         count(results.scheduled),
         count(results.done),

@@ -41,6 +41,7 @@ READY_SECONDS = 30.0
 CLOSE_SECONDS = 5.0
 UNSEEN_SECONDS = 0.5  # this process standing still for so long is told; the streams went on
 MOST_DRAIN_SECONDS = 600.0
+MOST_ALIKE = 2  # marks of one kind that are told one by one
 
 
 class StreamsFailed(Exception):
@@ -217,7 +218,7 @@ class _Running:
             with contextlib.suppress(asyncio.CancelledError):
                 await noticing
         summary = self._tally.summary(self._ended)
-        summary.marks = self._marks + summary.marks
+        summary.marks = _united(self._marks + summary.marks)
         if self._sweep is not None:
             summary.sweep = self._sweep.results()
         for at, seconds in self._unseen:
@@ -304,3 +305,17 @@ class _Running:
             if now - before - 0.1 > UNSEEN_SECONDS and len(self._unseen) < 20:
                 self._unseen.append((before - self._began, now - before - 0.1))
             before = now
+
+
+def _united(found: Sequence[Mark]) -> list[Mark]:
+    """Marks as they are, but one of a kind where a sweep's every step has its own."""
+    united: list[Mark] = []
+    for kind in dict.fromkeys(mark.kind for mark in found):
+        same = [mark for mark in found if mark.kind == kind]
+        if len(same) <= MOST_ALIKE:
+            united += same
+            continue
+        phases = f"{len(same)} phases, {same[0].phase} to {same[-1].phase}"
+        text = f"in {same[0].phase}: {same[0].text}"
+        united.append(Mark(kind=kind, phase=phases, text=text))
+    return united

@@ -16,6 +16,8 @@ import numpy.typing as npt
 
 from loadtest.histogram import Counts, Floats, edges
 
+Weights = npt.NDArray[np.float32]
+
 RESAMPLES: Final = 2000
 MOST_STRETCHES: Final = 40
 Z_975: Final = 1.959964
@@ -145,15 +147,13 @@ class Stretches:
         """The quantile of all, in seconds, read evenly within its bucket; `None` where there is nothing."""
         return float(quantiles(self.buckets, self.rows.sum(axis=0)[None], q)[0]) if self.rows.size else None
 
-    def resampled(self, q: float, random: np.random.Generator) -> Floats:
-        """That quantile of `RESAMPLES` time lines, each put together from blocks of this one.
-
-        Few blocks tell less of the truth than their spread shows, as with Student's t: draws are moved away from their
-        middle as far as that asks for.
-        """
+    def block_length(self, q: float) -> int:
+        """How many neighbouring stretches are to be resampled together for that quantile."""
         # a high quantile has few calls beyond it, too few to show how long a bad time lasts: the median shows it
-        length = max(block_length(self._excess(q)), block_length(self._excess(0.5)))
-        weights = block_weights(len(self.rows), length, random)
+        return max(block_length(self._excess(q)), block_length(self._excess(0.5)))
+
+    def drawn(self, q: float, weights: Weights, length: int) -> Floats:
+        """That quantile of each resample, where blocks of `length` stretches were drawn."""
         draws = np.log(quantiles(self.buckets, weights @ self.rows.astype(np.float32), q))
         widened: Floats = np.exp(_widened(draws, len(self.rows) / length))
         return widened
@@ -167,15 +167,39 @@ class Stretches:
         return excess
 
 
-def resampled_mean(series: npt.ArrayLike, random: np.random.Generator) -> Floats:
-    """The mean of `RESAMPLES` series, each put together from blocks of this one; widened where blocks are few."""
-    each = np.asarray(series, dtype=np.float64)
-    length = block_length(each)
-    weights = block_weights(each.size, length, random)
-    return _widened(weights @ each / each.size, each.size / length)
+def resampled_quantiles(a: Stretches, b: Stretches, q: float, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """The quantile of `RESAMPLES` lines put together from blocks of `a`, and as many of `b`; neither is empty.
+
+    Lines of as many stretches have the same ones drawn: what the two have in common, as the same arrivals, is no
+    difference between them. Where they have nothing in common, that changes nothing.
+    """
+    lengths = [each.block_length(q) for each in (a, b)]
+    weights = _weights_of_two((len(a.rows), len(b.rows)), (lengths[0], lengths[1]), random)
+    first, second = (each.drawn(q, *drawn) for each, drawn in zip((a, b), weights, strict=True))
+    return first, second
+
+
+def resampled_means(a: Floats, b: Floats, random: np.random.Generator) -> tuple[Floats, Floats]:
+    """The mean of `RESAMPLES` series put together from blocks of `a`, and as many of `b`; see `resampled_quantiles`."""
+    weights = _weights_of_two((a.size, b.size), (block_length(a), block_length(b)), random)
+    first, second = (
+        _widened(drawn @ each / each.size, each.size / length)
+        for each, (drawn, length) in zip((a, b), weights, strict=True)
+    )
+    return first, second
+
+
+def _weights_of_two(
+    sizes: tuple[int, int], lengths: tuple[int, int], random: np.random.Generator
+) -> list[tuple[Weights, int]]:
+    if sizes[0] == sizes[1]:
+        length = max(lengths)
+        return [(block_weights(sizes[0], length, random), length)] * 2
+    return [(block_weights(size, length, random), length) for size, length in zip(sizes, lengths, strict=True)]
 
 
 def _widened(draws: Floats, blocks: float) -> Floats:
+    """Draws moved away from their middle, as in Student's t: few blocks tell less of the truth than their spread shows."""
     middle = np.median(draws)
     widened: Floats = middle + (draws - middle) * (student_975(max(blocks - 1, 2)) / Z_975)
     return widened
@@ -212,7 +236,7 @@ def quantiles(buckets: Counts, rows: npt.NDArray[Any], q: float) -> Floats:
     return low + (high - low) * part
 
 
-def block_weights(stretches: int, length: int, random: np.random.Generator) -> npt.NDArray[np.float32]:
+def block_weights(stretches: int, length: int, random: np.random.Generator) -> Weights:
     """How often each stretch is drawn, in each of `RESAMPLES` resamples of as many as there are: runs of `length`
     neighbours from random starts, the end joined to the beginning (circular blocks, Politis and Romano, 1992).
     """

@@ -30,6 +30,7 @@ MOST_SEND_LAG_SECONDS = 0.005
 MOST_CORE = 0.85
 MOST_PRESSURE = 0.20
 MOST_STARVED = 0.20
+WINDOW_SECONDS = 5.0  # the busiest stretch of this length is held against MOST_CORE: a phase's ends would dilute it
 
 _MOST_TICKS_AT_ONCE = 180_000  # a stop of more than an hour counts as one of an hour
 _FEWEST_FOR_P99 = 100
@@ -167,9 +168,18 @@ class StrainTotal:
         self._pressure_known_seconds = 0.0
         self._rss_bytes = 0
         self._stalls: list[tuple[float, float]] = []
+        self._window_seconds = self._window_cpu_seconds = 0.0
+        self._core_most = 0.0
+        self.lost_calls = 0
+        """Calls that could not be told, as the last message said."""
 
     def add(self, strain: Strain) -> None:
         """Take one message's."""
+        self._window_seconds += strain.seconds
+        self._window_cpu_seconds += strain.cpu_seconds
+        if self._window_seconds >= WINDOW_SECONDS:
+            self._core_most = max(self._core_most, self._window_cpu_seconds / self._window_seconds)
+            self._window_seconds = self._window_cpu_seconds = 0.0
         self._timer_lag.merge(strain.timer_lag.histogram())
         self._send_lag.merge(strain.send_lag.histogram())
         self._seconds += strain.seconds
@@ -190,10 +200,12 @@ class StrainTotal:
             timer_lag_p99=_p99(self._timer_lag),
             send_lag_p99=_p99(self._send_lag),
             core=self._cpu_seconds / seconds,
+            core_most=max(self._core_most, self._cpu_seconds / seconds),
             starved=self._starved_seconds / seconds,
             pressure=self._pressure_seconds / known if known else None,
             rss_bytes=self._rss_bytes,
             stalls=sorted(self._stalls),
+            lost_calls=self.lost_calls,
         )
 
 
@@ -268,8 +280,9 @@ def _client_reasons(strain: StrainSummary) -> list[str]:
     ):
         if lag is not None and lag > most:
             reasons.append(f"{what} {_ms(lag)} late at the p99 (at most {_ms(most)} is good)")
-    if strain.core > MOST_CORE:
-        reasons.append(f"its streams took {strain.core:.0%} of a core (at most {MOST_CORE:.0%} is good)")
+    core = max(strain.core, strain.core_most)
+    if core > MOST_CORE:
+        reasons.append(f"its streams took {core:.0%} of a core (at most {MOST_CORE:.0%} is good)")
     if stalls := strain.stalls:
         start, length = max(stalls, key=lambda stall: stall[1])
         more = f", the longest of {len(stalls)} stops" if len(stalls) > 1 else ""

@@ -151,20 +151,22 @@ async def _run(load: Load, index: int, pipe: _Pipe, meter: StrainMeter, loop: as
     telling = loop.create_task(tell_always())
     listening = loop.create_task(pipe.messages.get())
     listens = True
-    while not running.done():
-        await asyncio.wait({running, listening, telling}, return_when=asyncio.FIRST_COMPLETED)
-        if telling.done():
-            telling.result()  # it has no end but a fault of ours, and a run that is not told is none
-        if listening.done():
-            load.stop()
-            if listening.result() is None:
-                listens = False
-                break
-            listening = loop.create_task(pipe.messages.get())
-    load_seconds, seconds, reason = await running
-    listening.cancel()
-    telling.cancel()
-    await asyncio.wait({listening, telling})
+    try:
+        while not running.done():
+            await asyncio.wait({running, listening, telling}, return_when=asyncio.FIRST_COMPLETED)
+            if telling.done():
+                telling.result()  # it has no end but a fault of ours, and a run that is not told is none
+            if listening.done():
+                load.stop()
+                if listening.result() is None:
+                    listens = False
+                    break
+                listening = loop.create_task(pipe.messages.get())
+        load_seconds, seconds, reason = await running
+    finally:
+        for task in (running, listening, telling):
+            task.cancel()
+        await asyncio.wait({running, listening, telling})
     tell()
     pipe.tell(Ended(index, load_seconds, seconds, started_epoch, reason))
     return listens

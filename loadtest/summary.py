@@ -90,11 +90,12 @@ class Moment(msgspec.Struct, kw_only=True):
 
 
 class StrainSummary(msgspec.Struct, kw_only=True):
-    """How the tool fared. `core` is the share of one core that its streams took."""
+    """How the tool fared. `core` is the share of one core that its streams took, `core_most` in its busiest 5 s."""
 
     timer_lag_p99: float | None = None
     send_lag_p99: float | None = None
     core: float = 0.0
+    core_most: float = 0.0
     starved: float = 0.0
     pressure: float | None = None
     rss_bytes: int = 0

@@ -34,6 +34,7 @@ LEAST_OVERLOAD: Final = 0.005  # seconds of TTFT a second, and share of the call
 CLEAR_OVERLOAD: Final = 1.1  # calls offered by calls done, from which on a step's pace is the target's, not the load's
 MOST_FAILED: Final = 0.02
 SLOWED: Final = 1.15  # calls done before overload by calls done in it
+LEAST_PART: Final = 0.75  # of a step: where bounds or a user end it before, it tells nothing
 LEAST_GAIN: Final = 0.05  # of throughput, for half as many users again
 KNEE: Final = 0.95  # of the plateau's throughput: where fewer users have that, the plateau begins before them
 CLEAR_FEWER: Final = 1.5  # users at the knee by users that do not wait for each other
@@ -54,19 +55,21 @@ class SweepPlan:
         assert self._unit > 0, f"no tenant has {sweep.of}"
         self._steps: list[SweepStep] = []
         self._failing: list[str] = []  # of each step: why too many of its calls failed, or nothing
-        self._has_plateau = False  # whether more users have been seen to get no more done
-        self._load = 0.0
+        self._own_waits: list[str] = []  # of each: a word where its calls waited for us, or nothing
+        self._has_plateau = False  # whether more users were seen to get no more done
+        self._load = self._seconds = 0.0  # of the step that was given last
+        self._is_cut_short = False
         self._call_seconds = 0.0  # of a median call, its wait left out
 
     def next(self) -> Phase | None:
         """The next step as a phase; `None` where the sweep is over. A step is at least six median calls long."""
         load = self._next_load()
-        if load is None:
+        if load is None or self._is_cut_short:
             return None
         self._load = load
-        seconds = max(self._sweep.step_seconds, CALLS_IN_A_STEP * self._call_seconds)
+        self._seconds = max(self._sweep.step_seconds, CALLS_IN_A_STEP * self._call_seconds)
         scale = load / self._unit
-        return Phase(f"{self._sweep.of} {load:g}", seconds, self._tenants, (scale, scale))
+        return Phase(f"{self._sweep.of} {load:g}", self._seconds, self._tenants, (scale, scale))
 
     def judge(
         self, results: PhaseResults, ttft_points: tuple[Floats, Floats], open_points: tuple[Floats, Floats]
@@ -74,8 +77,9 @@ class SweepPlan:
         """How the step went that `next` gave last: its results, (due, TTFT) of its calls and (time, open) of its
         samples, times in seconds from its start. A word on users may change the verdict on steps before.
         """
-        self._call_seconds = _call_seconds(results)
         end = results.load_seconds
+        self._is_cut_short = end < LEAST_PART * self._seconds
+        self._call_seconds = _call_seconds(results)
         start = min(max(FILLING_CALLS * self._call_seconds, end / 10), end / 2)
         ttft, opened = _slope(ttft_points, start, end), _slope(open_points, start, end)
         step = SweepStep(
@@ -94,8 +98,12 @@ class SweepPlan:
             open_most=int(open_points[1].max(initial=0)),
             is_saturated=False,
         )
+        if self._is_cut_short:
+            step.reason = f"ended after {end:.3g} of {self._seconds:.3g} s: not judged"
+            return step
         self._steps.append(step)
         self._failing.append(_failing(results))
+        self._own_waits.append(_own_wait(results))
         if self._sweep.of == "rate":
             self._judge_rates()
         else:
@@ -108,17 +116,20 @@ class SweepPlan:
             step.reason = failing or _piling_up(step)
             step.is_saturated = bool(step.reason)
         pace = self._throughput()
-        for step in self._steps:
+        for step, own_wait in zip(self._steps, self._own_waits, strict=True):
             if pace is not None and not step.is_saturated:
                 step.reason = _more_than(step, pace)
                 step.is_saturated = bool(step.reason)
+            step.reason += own_wait if step.is_saturated else ""
 
     def _judge_users(self) -> None:
-        """Once half as many users again got no more done, all beyond the knee are too many."""
-        *before, step = self._steps
-        if not self._has_plateau and before and before[-1].load < step.load and not self._failing[-1]:
-            least = (1 + LEAST_GAIN) ** (math.log(step.load / before[-1].load) / math.log(USUAL_FACTOR))
-            self._has_plateau = step.done_per_second < least * before[-1].done_per_second
+        """Once more of them got no more done, over two steps lest it was chance, all beyond the knee are too many."""
+        step = self._steps[-1]
+        before = self._steps[-3:-1] if step.load < self._sweep.most else self._steps[-2:-1]
+        if not self._has_plateau and len(before) == (2 if step.load < self._sweep.most else 1):
+            rose = math.log(step.load / before[0].load) / math.log(USUAL_FACTOR)
+            is_flat = step.done_per_second < (1 + LEAST_GAIN) ** rose * before[0].done_per_second
+            self._has_plateau = rose > 0 and is_flat and not any(self._failing[-3:])
         knee = self._knee() if self._has_plateau else None
         for each, failing in zip(self._steps, self._failing, strict=True):
             each.reason = failing or (_beyond(each, knee) if knee is not None else "")
@@ -134,7 +145,10 @@ class SweepPlan:
         if stable is not None and saturated is not None:
             found = self._knee() if self._sweep.of == "users" else throughput
         if found is not None and stable is not None and saturated is not None:
-            if self._sweep.of == "rate" and stable.done_per_second > SLOWED * found:
+            if self._failing[self._steps.index(saturated)]:
+                # what it does in overload it does by failing calls: it keeps up with less
+                found = min(max(found, stable.load), saturated.load)
+            elif self._sweep.of == "rate" and stable.done_per_second > SLOWED * found:
                 found = stable.done_per_second  # overload slows this target down
             # chance may have put a step on the wrong side; there are always others, if farther away
             below = [step for step in self._steps if not step.is_saturated and step.load <= found]
@@ -234,6 +248,14 @@ def _failing(results: PhaseResults) -> str:
         return ""
     codes = ", ".join(code for code in results.all.codes if code != "stopped")
     return f"{failed / ended:.1%} of calls failed ({codes})"
+
+
+def _own_wait(results: PhaseResults) -> str:
+    """A word where calls waited for our own cap on open streams more than for the target, or nothing."""
+    wait, ttft = results.all.client_wait.mean, results.all.ttft
+    if wait is None or ttft.mean is None or ttft.least is None or wait <= max((ttft.mean - ttft.least) / 2, 0.01):
+        return ""
+    return "; but most of the wait was for this tool's cap on open streams: allow more of them"
 
 
 def _piling_up(step: SweepStep) -> str:

@@ -14,18 +14,18 @@ from typing import Any, Final
 import msgspec
 import numpy as np
 
-from loadtest.histogram import Floats, Histogram
+from loadtest.histogram import Floats
 from loadtest.isolation import isolation
-from loadtest.messages import Ended, Lane, Progress, Strain
+from loadtest.messages import Ended, Lane, Progress
 from loadtest.scenario import Phase, Scenario
 from loadtest.statistics import jain
-from loadtest.summary import Mark, PhaseResults, StrainSummary, Summary
+from loadtest.strain import StrainTotal
+from loadtest.summary import Mark, PhaseResults, Summary
 from loadtest.timeline import DONE, FAILED, SCHEDULED, TOKENS, Timeline
 from loadtest.totals import Columns, Totals
 
 ALL: Final = "all"
 MOST_POINTS: Final = 65_536
-MOST_STALLS: Final = 100
 RECENT_SECONDS: Final = 1.0
 _TOLD: Final = ("scheduled", "sent", "never_sent", "clipped", "skipped", "events", "reads")
 
@@ -93,43 +93,6 @@ class Points:
         return whole[0], whole[1]
 
 
-class _StrainTally:
-    """How the streams' process fared over a phase."""
-
-    def __init__(self) -> None:
-        self._timer_lag, self._send_lag = Histogram(), Histogram()
-        self._seconds = self._cpu = self._starved = 0.0
-        self._pressure = self._pressure_seconds = 0.0
-        self._rss_bytes = 0
-        self._stalls: list[tuple[float, float]] = []
-        self.lost_calls = 0
-
-    def take(self, strain: Strain) -> None:
-        self._timer_lag.merge(strain.timer_lag.histogram())
-        self._send_lag.merge(strain.send_lag.histogram())
-        self._seconds += strain.seconds
-        self._cpu += strain.cpu_seconds
-        self._starved += strain.starved_seconds
-        if strain.pressure >= 0:
-            self._pressure += strain.pressure * strain.seconds
-            self._pressure_seconds += strain.seconds
-        self._rss_bytes = max(self._rss_bytes, strain.rss_bytes)
-        self._stalls += strain.stalls[: MOST_STALLS - len(self._stalls)]
-
-    def summary(self) -> StrainSummary:
-        # a lag's p99 is told from the first tick on: it is there to warn, and of few ticks it is the greatest
-        return StrainSummary(
-            timer_lag_p99=self._timer_lag.quantile(0.99),
-            send_lag_p99=self._send_lag.quantile(0.99),
-            core=self._cpu / self._seconds if self._seconds else 0.0,
-            starved=self._starved / self._seconds if self._seconds else 0.0,
-            pressure=self._pressure / self._pressure_seconds if self._pressure_seconds else None,
-            rss_bytes=self._rss_bytes,
-            stalls=self._stalls,
-            lost_calls=self.lost_calls,
-        )
-
-
 class _LaneTally:
     """One tenant in the phase that runs: what was told of it, what became of its calls, and where it stood lately."""
 
@@ -180,7 +143,7 @@ class _PhaseTally:
         self.index, self.phase, self.at, self.is_counted = index, phase, at, is_counted
         self.lanes = [_LaneTally(name) for name in phase.tenants]
         self._timeline = Timeline(len(self.lanes))
-        self.strain = _StrainTally()
+        self.strain = StrainTotal()
         self.seconds = 0.0
         self.ttft_points, self.open_points = Points(), Points(MOST_POINTS // 16)
 
@@ -189,7 +152,7 @@ class _PhaseTally:
         for number, lane in enumerate(progress.lanes):
             self._take_lane(number, lane, between, progress.at)
         self.seconds = progress.at
-        self.strain.take(progress.strain)
+        self.strain.add(progress.strain)
         self.strain.lost_calls = max(self.strain.lost_calls, progress.lost_calls)
         streams = sum(lane.open + lane.waiting for lane in progress.lanes)
         self.open_points.add(np.array([progress.at]), np.array([float(streams)]))

@@ -90,9 +90,7 @@ def due(kind: str, rate: float, seconds: float, random: random.Random) -> Iterat
         at += random.expovariate(rate) if kind == "poisson" else 1 / rate
 
 
-def open_loop(
-    dues: Iterator[float], slots: int, service: Callable[[], float]
-) -> Iterator[tuple[float, float, float]]:
+def open_loop(dues: Iterator[float], slots: int, service: Callable[[], float]) -> Iterator[tuple[float, float, float]]:
     """When each call was due, began and ended."""
     free = [0.0] * slots
     for at in dues:

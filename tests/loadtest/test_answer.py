@@ -150,8 +150,9 @@ SHAPES: dict[str, dict[str, Any]] = {
 ALIKE = [name for name, shape in SHAPES.items() if MARK in json.dumps(shape)]
 OTHERS = [name for name in SHAPES if name not in ALIKE]
 WHOLE_TEXTS = (
-    " word", "", " ", '"', "\\", 'say "hi"', "a\\", "line\nbreak", "tab\t", "naïve", "六", "👍🏽", "\u2028", "\x7f", "\u00a0",
-    '"},"finish_reason":"stop"', '"}}],"usage":{"completion_tokens":9}}', "data: [DONE]", "\n\ndata: [DONE]\n\n", MARK,
+    " word", "", " ", '"', "\\", 'say "hi"', "a\\", "line\nbreak", "tab\t", "naïve", "六", "👍🏽", "\u2028", "\x7f",
+    "\u00a0", '"},"finish_reason":"stop"', '"}}],"usage":{"completion_tokens":9}}', "data: [DONE]",
+    "\n\ndata: [DONE]\n\n", MARK,
 )  # fmt: skip
 RAW_TEXTS = (
     # strings that end too soon, and what follows them is JSON, or is not
@@ -161,8 +162,8 @@ RAW_TEXTS = (
     # escapes: good ones, bad ones, and ones that swallow the quote
     b"\\n", b"\\u00e9", b"\\ud83d", b"\\ud83d\\ude00", b"\\x", b"\\u12", b"a\\", b"\\\\", b"a\\\\\\", b'\\"',
     # what no string may hold
-    b"\xff", b"caf\xc3", b"\xed\xa0\x80", b"\xc3\xa9", b"\x00", b"\x1f", b"\t", b"a\nb", b"a\n\nb", b"\n\ndata: [DONE]\n\n",
-    b"a\n\ndata: {}\n\ndata: b", b"a\ndata: b", b"\n: c\n",
+    b"\xff", b"caf\xc3", b"\xed\xa0\x80", b"\xc3\xa9", b"\x00", b"\x1f", b"\t", b"a\nb", b"a\n\nb",
+    b"\n\ndata: [DONE]\n\n", b"a\n\ndata: {}\n\ndata: b", b"a\ndata: b", b"\n: c\n",
 )  # fmt: skip
 
 
@@ -170,6 +171,9 @@ def event(shape: str, text: bytes, *, is_spaced: bool = False, lead: bytes = b"d
     """One event of that shape; `text` are the very bytes between the quotes."""
     data = json.dumps(SHAPES[shape], separators=None if is_spaced else (",", ":")).encode()
     return lead.replace(b"\n", end) + data.replace(MARK.encode(), text) + end * 2
+
+
+X, FINISH, DONE = event("vllm", b"x"), event("finish", b""), b"data: [DONE]\n\n"
 
 
 def quoted(text: str, *, is_ascii: bool) -> bytes:
@@ -260,7 +264,7 @@ def test_wherever_the_bytes_are_cut_the_answer_is_the_same(
 
 @given(stream=streams())
 def test_byte_by_byte_it_is_the_same(stream: tuple[list[bytes], bytes]) -> None:
-    data = b"".join(stream[0])[:600]
+    data = b"".join(stream[0])[:300]
     compare([data[at : at + 1] for at in range(len(data))], is_whole=False, end=stream[1])
 
 
@@ -281,6 +285,28 @@ def test_no_text_put_where_a_text_was_is_taken_for_what_it_is_not(shape: str, fi
 def test_two_events_that_came_in_one_read_are_two(shape: str, end: bytes) -> None:
     one = event(shape, b"x", end=end)
     compare([one, one + one, one, one[:7], one[7:] + one], is_whole=True, end=end)
+
+
+def test_what_comes_after_a_cut_event_is_part_of_it_even_if_it_looks_whole() -> None:
+    for begun in (X[:20], b": ", b"data:", b"event: x\nda"):
+        compare([X, begun, X, X], is_whole=False)
+
+
+def test_what_comes_with_a_text_is_not_passed_over_when_the_text_comes_again() -> None:
+    running, finished, second = (
+        event("vllm, running usage", b"x"),
+        event("finished", b"x"),
+        event("vllm, second choice", b"x"),
+    )
+    assert compare([running, event("usage", b""), running], is_whole=False).completion_tokens == 99
+    compare([second, finished, finished, DONE], is_whole=True)
+
+
+@pytest.mark.parametrize("blank", [b"\n\n", b"\r\n\r\n", b"\n\r\n", b"\r\n\n", b"\r\r", b"\n\n\r\n", b"\n\n\n"])
+def test_a_blank_line_ends_an_event_whichever_line_ends_it_is_made_of(blank: bytes) -> None:
+    one = X.rstrip() + blank
+    end = b"\r" if blank.endswith(b"\r") else b"\r\n"
+    assert compare([one, one + one, one + X, X + one], is_whole=False, end=end).events == 7
 
 
 @given(text=st.text(max_size=12), other=st.text(max_size=12), is_ascii=st.booleans())
@@ -342,9 +368,6 @@ def whole_of(body: bytes, status: int = 200, **options: Any) -> Answer:
     return answer
 
 
-X, FINISH, DONE = event("vllm", b"x"), event("finish", b""), b"data: [DONE]\n\n"
-
-
 def usage(tokens: object) -> bytes:
     return b'data: {"choices":[],"usage":{"completion_tokens":%b}}\n\n' % json.dumps(tokens).encode()
 
@@ -374,10 +397,12 @@ def error(**fields: object) -> bytes:
         ([X, b"data: {\n\n", FINISH, DONE], True, "malformed"),
         ([X, b"data: []\n\n", FINISH, DONE], True, "malformed"),
         ([X, b"data: null\n\n", DONE], True, "malformed"),
+        ([X, b'data: {"choices":' + b"[" * 300_000 + b"\n\n", DONE], True, "malformed"),
         ([X, b'data: {"choices":5}\n\n', DONE], True, "malformed"),
         ([X, b'data: {"choices":[{"delta":"x"}]}\n\n', DONE], True, "malformed"),
         ([X, error(code="engine_dead"), FINISH, DONE], True, "error_event engine_dead"),
         ([X, error(code="engine_dead"), b"data: {\n\n"], False, "error_event engine_dead"),
+        ([X, error(code="engine_dead"), error(code="and_gone")], True, "error_event engine_dead"),
         ([X, error(code=500, type="InternalServerError"), DONE], True, "error_event InternalServerError"),
         ([X, error(code=None, type="server error!"), DONE], True, "error_event server_error_"),
         ([X, error(code=500)], True, "error_event 500"),

@@ -37,6 +37,8 @@ EVENTS = [EVENT] * 3 + [FINISH, USAGE, DONE]
 STREAM = STREAM_HEAD + b"".join(map(chunk, EVENTS)) + TERMINATOR
 PLAIN = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n" % len(JSON) + JSON
 
+UNFRAMED_HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+
 Scenario = Coroutine[Any, Any, None]
 Run = Callable[[Scenario], None]
 NewLoop = Callable[[], asyncio.AbstractEventLoop]
@@ -230,6 +232,13 @@ def test_an_answer_with_its_done_is_whole_whatever_becomes_of_the_connection(run
         ([STREAM_HEAD, chunk(EVENT), Cut.RESET], "cut"),
         ([STREAM_HEAD, chunk(EVENT)[:20], Cut.CLOSE], "cut"),
         ([PLAIN[:-1], Cut.CLOSE], "cut"),
+        ([UNFRAMED_HEAD, EVENT, FINISH, Cut.CLOSE], "no_done"),
+        ([UNFRAMED_HEAD, EVENT, FINISH, Cut.RESET], "cut"),
+        ([b"HTTP/1.1 103 Early Hints\r\ncontent-length: 0\r\n\r\n", UNFRAMED_HEAD, EVENT, Cut.CLOSE], "unfinished"),
+        (
+            [b"HTTP/1.1 103 Hm\r\ncontent-type: text/event-stream\r\n\r\n", PLAIN.replace(b"type", b"tape")],
+            "not_a_stream",
+        ),
         ([b"HTTP/1.1 503 Busy\r\ncontent-length: 9\r\n\r\n", Cut.RESET], "503"),
         ([b"SSH-2.0-OpenSSH_9.9\r\n"], "malformed"),
         ([b"HTTP/1.1 101 Switching Protocols\r\nupgrade: h2c\r\nconnection: upgrade\r\n\r\n"], "malformed"),
@@ -239,7 +248,7 @@ def test_an_answer_with_its_done_is_whole_whatever_becomes_of_the_connection(run
     ],
 )
 def test_an_answer_that_breaks_has_its_code_and_its_connection_is_left(run: Run, script: Script, code: str) -> None:
-    is_whole = code in ("unfinished", "not_a_stream")
+    is_whole = Cut.CLOSE not in script and code in ("unfinished", "not_a_stream")
 
     async def scenario() -> None:
         async with scripted(script, [STREAM]) as pod:
@@ -552,6 +561,61 @@ async def test_a_flight_that_ended_while_it_connected_is_not_sent() -> None:
     assert doors.lines[0].was_aborted and not doors.lines[0].written
     await caller.close()
     assert len(caller.ended) == 1
+
+
+def test_a_flight_that_ended_before_its_connection_failed_ends_once(run: Run) -> None:
+    async def scenario() -> None:
+        doors = Doors()
+        caller = caller_with(doors)
+        flight = caller.send()
+        await turns()
+        caller.client.end(flight, "timeout")
+        doors.opening[0].set_exception(ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"))
+        await turns()
+        assert [flight.code for flight in caller.ended] == ["timeout"]
+        await caller.close()
+
+    run(scenario())
+
+
+def test_a_connection_that_is_lost_as_it_is_made_is_told_as_a_cut(run: Run) -> None:
+    async def connect(make: Callable[[], Connection]) -> Connection:
+        connection = make()
+        Line(connection).reset()
+        await turns()
+        return connection
+
+    async def scenario() -> None:
+        caller = Caller(Client(connect, time.monotonic, asyncio.get_running_loop()))
+        flight = await caller.call()
+        assert (flight.code, flight.sent) == ("cut", None)
+        await caller.close()
+
+    run(scenario())
+
+
+async def test_a_connection_that_is_closing_is_not_used_and_one_that_is_gone_is_not_kept() -> None:
+    doors = Doors()
+    caller = caller_with(doors)
+    first = caller.send()
+    await turns()
+    doors.open(1)
+    await turns()
+    (line,) = doors.lines
+    line.say(STREAM)
+    assert first.code == ""
+    line.end()  # its loss is told in a later turn
+    second = caller.send()
+    await turns()
+    assert second.sent is None and len(doors.opening) == 1
+    doors.open(1)
+    await turns()
+    doors.lines[1].say(STREAM)
+    assert second.code == "" and len(caller.client._idle) == 1
+    doors.lines[1].end()
+    await turns()
+    assert not caller.client._idle
+    await caller.close()
 
 
 async def test_a_bounded_number_of_connections_is_made_at_once_and_all_are_served_in_order() -> None:

@@ -39,7 +39,7 @@ from tests.loadtest.stage import (
 from tests.simulation.loop import VirtualLoop
 from tests.simulation.network import Weather
 
-HISTORIES = 120
+HISTORIES = 80
 
 
 def ttft(call: Call) -> float:
@@ -301,6 +301,18 @@ def test_stopped_before_it_began_it_ends_at_once() -> None:
     assert stage.lanes[0].scheduled == 0
 
 
+def test_a_load_is_part_of_its_phase_though_a_timer_comes_early() -> None:
+    stage = world(new_loop=RoundingLoop)
+
+    async def story() -> tuple[float, float, str]:
+        await asyncio.sleep(0.001)
+        stage.loop.pass_time(0.0009)
+        return await stage.run(stage.load(a_scenario(Arrivals("closed", users=0), 3.0)))
+
+    load_seconds, seconds, _ = live(stage, story)
+    assert load_seconds == seconds == 3.0
+
+
 def test_a_load_without_calls_takes_its_time_and_ends() -> None:
     stage = world()
     load_seconds, seconds, reason = live(
@@ -397,6 +409,16 @@ def test_while_nobody_reads_memory_is_bounded_and_what_is_lost_is_counted(monkey
         assert (lane.calls, lane.gaps.counts, lane.events) == ([], [], 800)
 
     live(stage, story)
+
+
+def test_what_is_read_in_time_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(load_module, "MOST_KEPT_CALLS", 30)
+    monkeypatch.setattr(load_module, "MOST_KEPT_RAW_GAPS", 300)
+    stage = world()
+    stage.keep_gaps = True
+    load = stage.load(a_scenario(Arrivals("constant", rate=20), 5.0, output=8))
+    live(stage, lambda: stage.run(load))
+    assert (len(stage.calls[0]), load.lost_calls) == (100, 0)
 
 
 def test_raw_gaps_are_bounded_too(monkeypatch: pytest.MonkeyPatch) -> None:

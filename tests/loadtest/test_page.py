@@ -199,6 +199,12 @@ def test_a_run_that_never_began_is_told_as_such() -> None:
     assert "The run failed" in text_of(summary) and "No call was done" in text_of(summary)
 
 
+def test_where_no_call_was_done_nobody_is_told_that_the_tester_kept_up() -> None:
+    told = text_of(an_empty_run())
+    assert "No call was done" in told and "The run was stopped by hand" in told
+    assert "kept up" not in told
+
+
 def test_marks_stand_before_every_figure_and_worst_first() -> None:
     drawn = page(a_strained_run(ended="bounds"))
     order = ["ended at its bounds", "Client-bound:", "Machine-bound:", "Censored:", "To be noted", "At a glance"]
@@ -517,7 +523,8 @@ def test_in_chromium_its_plots_tell_their_figures_to_pointer_and_keys(tmp_path: 
 
 @requires_program("chromium", install="apt-get install chromium")
 def test_in_chromium_a_tenant_can_be_hidden_and_is_then_in_no_tip(tmp_path: Path) -> None:
-    seen, _ = visited(page(a_noisy_neighbour()), tmp_path, width=400)
+    seen, _ = visited(page(a_summary()), tmp_path, width=400)
+    assert [row[0] for row in seen["hover"]] == ["victim", "crowd"]
     assert (seen["hidden"], seen["shown"]) == (True, True)
     assert [row[0] for row in seen["alone"]] == ["victim"]
     assert seen["wide"] is False, "a narrow screen has to scroll sideways"
