@@ -214,9 +214,8 @@ class Client:
         self._loop = loop
         self._idle: dict[Connection, None] = {}
         self._carrying: dict[Flight, Connection | None] = {}
-        self._connecting = 0
+        self._opening: dict[Flight, asyncio.Task[None]] = {}
         self._unconnected: deque[Flight] = deque()
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def flights(self) -> dict[Flight, Connection | None]:
@@ -236,32 +235,29 @@ class Client:
         """Let a flight go on a new connection."""
         flight.is_reused = False
         self._carrying[flight] = None
-        if self._connecting >= MOST_CONNECTING:
+        if len(self._opening) >= MOST_CONNECTING:
             self._unconnected.append(flight)
             return
-        self._connecting += 1
-        task = self._loop.create_task(self._open(flight))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        task = self._opening[flight] = self._loop.create_task(self._open(flight))
+        task.add_done_callback(lambda _: self._has_opened(flight))
 
     async def _open(self, flight: Flight) -> None:
         try:
             connection = await self._connect(lambda: Connection(self))
         except OSError as wrong:
-            if flight in self._carrying:
-                self._end_unsent(flight, _code_of(wrong))
+            self._end_unsent(flight, _code_of(wrong))
             return
-        finally:
-            self._connecting -= 1
-            while self._connecting < MOST_CONNECTING and (waiting := self._next_unconnected()) is not None:
-                self.send_afresh(waiting)
-        if flight not in self._carrying:  # it was left while it waited
-            connection.leave()
-        elif connection.is_open:
+        if connection.is_open:
             self._carrying[flight] = connection
             connection.carry(flight)
         else:  # a server may close what it has just accepted
             self._end_unsent(flight, "cut")
+
+    def _has_opened(self, flight: Flight) -> None:
+        """Whatever became of it: another may connect now."""
+        del self._opening[flight]
+        if len(self._opening) < MOST_CONNECTING and (waiting := self._next_unconnected()) is not None:
+            self.send_afresh(waiting)
 
     def _next_unconnected(self) -> Flight | None:
         while self._unconnected:
@@ -282,6 +278,8 @@ class Client:
         if connection is not None:
             connection.end_with(code)
         elif flight in self._carrying:
+            if flight in self._opening:
+                self._opening[flight].cancel()
             self._end_unsent(flight, code)
 
     def keep(self, connection: Connection) -> None:
@@ -310,9 +308,7 @@ class Client:
         self.end_all("stopped")
         for connection in list(self._idle):
             connection.leave()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*self._opening.values(), return_exceptions=True)
 
     def _end_unsent(self, flight: Flight, code: str) -> None:
         del self._carrying[flight]

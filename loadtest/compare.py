@@ -6,10 +6,11 @@ runs of different loads. The target may differ: that is what is compared.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 import numpy as np
@@ -23,6 +24,7 @@ from loadtest.table import Column, fitted, printable
 
 LIMITS: Final = ("client-bound", "machine-bound")
 MOST_NAMED: Final = 8
+MOST_CHANGE: Final = 999.0  # where nothing bounds it
 STYLES: Final = {"worse": "red", "better": "green", "unsure": "yellow", "same": "dim"}
 NAMES: Final = {
     "ttft_p50": "TTFT p50",
@@ -42,9 +44,11 @@ NAMES: Final = {
 @dataclass(frozen=True, slots=True)
 class Comparison:
     """`rows` with a confidence of 95 % each; `unusable` says why they should not be believed, `notes` what to bear in
-    mind.
+    mind. `a` and `b` say which runs they are.
     """
 
+    a: str
+    b: str
     rows: tuple[Row, ...]
     unusable: tuple[str, ...]
     notes: tuple[str, ...]
@@ -71,23 +75,30 @@ def compare(a: Summary, b: Summary, fail_over: float) -> Comparison:
         for phase in a.phases:
             if phase.is_counted and phase.name in after:
                 rows += phase_rows(phase, after[phase.name], fail_over, has_objectives=has_objectives)
-    return Comparison(tuple(rows), tuple(_unusable(a, b)), tuple(_notes(a, b)), fail_over)
+    return Comparison(_run(a), _run(b), tuple(rows), tuple(_unusable(a, b)), tuple(_notes(a, b)), fail_over)
 
 
 def print_comparison(comparison: Comparison, console: Console, *, anyway: bool = False) -> None:
     """Print why the runs should not be compared, if so; and the rows, unless that is so and nobody said `anyway`."""
+    for name, run in (("A", comparison.a), ("B", comparison.b)):
+        console.print(Text(f"{name}  {printable(run)}"))
     for reason in comparison.unusable:
         console.print(Text(f"NOT COMPARABLE: {printable(reason)}", style="bold red"))
     if comparison.unusable and not anyway:
         console.print(Text("Nothing is compared. Run it again where that is mended, or say --anyway."))
         return
+    if comparison.unusable:
+        console.print(Text("Compared anyway, as asked.", style="bold yellow"))
     by_place: dict[tuple[str, str], list[Row]] = {}
     for each in comparison.rows:
         by_place.setdefault((each.phase, each.tenant), []).append(each)
     for (phase, tenant), rows in by_place.items():
         console.print()
         console.print(Text(printable(f"{tenant} in {phase}" if tenant else phase), style="bold"))
-        console.print(fitted(_columns(rows), console.width))
+        table = fitted(_columns(rows), console.width)
+        for verdict, style in STYLES.items():
+            table.highlight_regex(f"(?im)  {verdict}( !)?$", style)
+        console.print(table)
     console.print()
     for note in comparison.notes:
         console.print(Text(f"note: {printable(note)}"))
@@ -110,9 +121,10 @@ def _print_verdict(comparison: Comparison, console: Console) -> None:
     limit = _percent(comparison.fail_over).lstrip("+")
     if not comparison.rows:
         console.print(Text("The two have nothing in common that could be compared.", style="bold yellow"))
-    elif over:
+        return
+    if over:
         names = ", ".join(dict.fromkeys(NAMES.get(each.metric, each.metric) for each in over))
-        console.print(Text(f"Worse by more than {limit}, and not by chance: {names}", style="bold red"))
+        console.print(Text(f"Worse by more than {limit} (!), and not by chance: {names}", style="bold red"))
     else:
         console.print(Text(f"Nothing became worse by more than {limit} that chance would not explain.", style="bold"))
     console.print(
@@ -140,14 +152,33 @@ def _percent(part: float) -> str:
 
 
 def _sweep_rows(a: SweepResults, b: SweepResults, fail_over: float) -> Iterator[Row]:
-    """The saturation, between whose brackets' far ends the change lies."""
-    if a.of != b.of or not a.saturation or not b.saturation:
-        return
-    low = (b.stable or b.saturation) / (a.saturated or a.saturation) - 1
-    high = (b.saturated or b.saturation) / (a.stable or a.saturation) - 1
-    draws = np.linspace(low, high, 1001)
-    change = Change(a.saturation, b.saturation, b.saturation / a.saturation - 1, draws)
-    yield row("saturation", ("sweep", ""), change, fail_over)
+    """The saturation, between whose brackets' far ends the change lies. Where only one of the two was found, the other
+    lies beyond what was tried: that much is known of the change.
+    """
+    if a.of == b.of and a.steps and b.steps and (a.saturation or b.saturation):
+        one, other = _saturation(a), _saturation(b)
+        low = other.low / one.high - 1
+        high = other.high / one.low - 1 if one.low > 0 else math.inf
+        draws = np.linspace(low, min(high, MOST_CHANGE), 1001)
+        change = Change(one.load, other.load, other.load / one.load - 1, draws)
+        yield row("saturation", ("sweep", ""), change, fail_over)
+
+
+class _Saturation(NamedTuple):
+    load: float
+    low: float
+    high: float
+
+
+def _saturation(sweep: SweepResults) -> _Saturation:
+    """What was found, with its bracket; else the last load that was tried, and all beyond it."""
+    if sweep.saturation:
+        found = sweep.saturation
+        return _Saturation(found, sweep.stable or found, sweep.saturated or found)
+    if sweep.saturated is not None:
+        return _Saturation(sweep.saturated, 0.0, sweep.saturated)
+    tried = max(step.load for step in sweep.steps)
+    return _Saturation(tried, tried, math.inf)
 
 
 def _unusable(a: Summary, b: Summary) -> Iterator[str]:
@@ -167,6 +198,8 @@ def _unusable(a: Summary, b: Summary) -> Iterator[str]:
 
 def _notes(a: Summary, b: Summary) -> Iterator[str]:
     for name, run in (("A", a), ("B", b)):
+        if run.sweep is not None and not run.sweep.saturation:
+            yield f"{name}'s saturation was not found: it lies beyond the loads that were tried"
         for mark in run.marks:
             if mark.kind == "censored":
                 yield f"{name} is {mark.kind} in {mark.phase}: {mark.text}"
@@ -176,6 +209,10 @@ def _notes(a: Summary, b: Summary) -> Iterator[str]:
     missing = {phase.name for phase in a.phases if phase.is_counted} ^ {p.name for p in b.phases if p.is_counted}
     if missing and a.sweep is None and b.sweep is None:
         yield f"only in one of the two: {', '.join(sorted(missing))}"
+
+
+def _run(run: Summary) -> str:
+    return f"{run.name}: {run.model} at {run.url}, {run.started}"
 
 
 def _load(run: Summary) -> dict[str, Any]:

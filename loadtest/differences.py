@@ -35,6 +35,7 @@ Verdict = Literal["same", "better", "worse", "unsure"]
 
 FEWEST: Final = {0.5: 20, 0.99: 100}  # of both sides; a row with fewer is left out
 LEAST_CHANGE: Final = 0.016  # one bucket of the histogram: smaller changes are none
+LEAST_WORTH: Final = 0.1  # of a call; a queue may make first tokens more alike than it makes what follows them
 SEED: Final = 20_240_607  # of resampling alone: the same two files give the same table
 HIGHER_IS_BETTER: Final = ("done_per_second", "good_per_second", "tokens_per_second", "saturation")
 
@@ -123,7 +124,7 @@ class _Side:
         """How much more failures vary from stretch to stretch than chance has it (Pearson's chi² by its freedom)."""
         failed = self.series("failed")
         ended = failed + self.series("done")
-        share = self.results.failed / max(self.ended, 1)
+        share = float(failed.sum()) / max(float(ended.sum()), 1.0)  # without calls left on purpose, as the line has it
         spread = ended * share * (1 - share)
         is_told = spread > 0
         if is_told.sum() < 2:
@@ -139,21 +140,7 @@ class _Pair:
         self.a, self.b = a, b
         self.place = a.phase.name, a.results.name
         self._random = np.random.default_rng(SEED)
-        self._worth = self._calls_worth()
-
-    def _calls_worth(self) -> float:
-        """How many independent calls one call is worth, 0 to 1: what resampling calls one by one says of the variance
-        of the median TTFT, by what resampling blocks says.
-        """
-        if min(self.a.ttft.count, self.b.ttft.count) < FEWEST[0.5]:
-            return 1.0
-        one_by_one = 0.0
-        for each in (self.a.ttft, self.b.ttft):
-            counts = each.rows.sum(axis=0).tolist()
-            one_by_one += np.log(drawn_quantile(each.buckets.tolist(), counts, 0.5, each.count, self._random)).var()
-        draws = resampled_quantiles(self.a.ttft, self.b.ttft, 0.5, self._random)
-        blocks = float(np.log(draws[1] / draws[0]).var())
-        return float(min(one_by_one / blocks, 1.0)) if blocks > 0 else 1.0
+        self._worth = max(min(a.ttft.worth(), b.ttft.worth()), LEAST_WORTH)
 
     def ttft(self, q: float) -> Change | None:
         """A quantile of TTFT."""

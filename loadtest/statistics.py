@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from loadtest.histogram import Counts, Floats, edges
+from loadtest.histogram import Counts, Floats, edges, middles
 
 Weights = npt.NDArray[np.float32]
 
@@ -99,7 +99,8 @@ def walking_slope(x: npt.ArrayLike, y: npt.ArrayLike) -> Slope:
     For what sums up chance, as a queue in overload does: its residuals from a line are a random walk, of which
     `ordinary_slope` says, rightly, that it knows nothing. Too wide, never too narrow, where y comes back to a line.
     """
-    x, y = _stretches(np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64))
+    points = np.asarray(x, dtype=np.float64)
+    x, y = _stretches(points, np.asarray(y, dtype=np.float64))
     length = float(x[-1] - x[0]) if x.size else 0.0
     if x.size < 4 or length <= 0:
         return Slope(0.0, -math.inf, math.inf)
@@ -107,7 +108,10 @@ def walking_slope(x: npt.ArrayLike, y: npt.ArrayLike) -> Slope:
     # changes over stretches of unequal length vary in proportion to it
     steps = np.diff(x)
     off = (np.diff(y) - slope * steps)[steps > 0] ** 2 / steps[steps > 0]
-    half = student_975(off.size - 1) * math.sqrt(float(off.sum()) / (off.size - 1) / length)
+    variance = float(off.sum()) / (off.size - 1)
+    if points.size > x.size:
+        variance *= 1.5  # from one mean to the next a walk changes by a third less than from one point to the next
+    half = student_975(off.size - 1) * math.sqrt(variance / length)
     return Slope(slope, slope - half, slope + half)
 
 
@@ -158,6 +162,21 @@ class Stretches:
         widened: Floats = np.exp(_widened(draws, len(self.rows) / length))
         return widened
 
+    def worth(self) -> float:
+        """How many independent calls one call is worth, 0 to 1: by how much less the mean of the logarithm would vary,
+        were calls not like those in the same block.
+        """
+        counts = self.rows.sum(axis=1).astype(np.float64)
+        whole = float(counts.sum())
+        logs = np.log(middles(self.buckets))
+        away = logs - float(self.rows.sum(axis=0) @ logs) / whole if whole else logs
+        alone = float(self.rows.sum(axis=0) @ away**2)
+        sums: Floats = self.rows.astype(np.float64) @ away
+        length = block_length(sums)
+        blocks = np.add.reduceat(sums, np.arange(0, sums.size, length)) if sums.size else sums
+        together = float((blocks**2).sum())
+        return min(alone / together, 1.0) if together > 0 else 1.0
+
     def _excess(self, q: float) -> Floats:
         """What each stretch adds to the quantile's error: its calls beyond the quantile, less the share expected."""
         totals = self.rows.sum(axis=1)
@@ -199,7 +218,7 @@ def _weights_of_two(
 
 
 def _widened(draws: Floats, blocks: float) -> Floats:
-    """Draws moved away from their middle, as in Student's t: few blocks tell less of the truth than their spread shows."""
+    """Draws moved away from their middle, as Student's t asks: few blocks know less than their spread shows."""
     middle = np.median(draws)
     widened: Floats = middle + (draws - middle) * (student_975(max(blocks - 1, 2)) / Z_975)
     return widened
@@ -209,9 +228,9 @@ def drawn_quantile(
     buckets: Sequence[int], counts: Sequence[int], q: float, independent: float, random: np.random.Generator
 ) -> Floats:
     """The quantile of `RESAMPLES` resamples of `independent` values with this distribution, without drawing them: it is
-    the distribution's quantile at a level that itself is Beta distributed (David and Nagaraja, Order Statistics, 2003).
+    the distribution's quantile at a level that is Beta distributed itself (David and Nagaraja, Order Statistics, 2003).
     """
-    levels = random.beta(q * (independent + 1), (1 - q) * (independent + 1), RESAMPLES)
+    levels = random.beta(q * independent, (1 - q) * independent + 1, RESAMPLES)
     held = np.array(counts, dtype=np.float64)
     sums = np.cumsum(held)
     wanted = levels * sums[-1]

@@ -173,6 +173,8 @@ class SweepPlan:
             higher = min(max(self._rounded(last * sweep.factor), last + 1 if sweep.of == "users" else last), sweep.most)
             return higher if higher > last else None
         if stable is None:
+            if not any(step.done_per_second for step in self._steps[-2:]) and len(self._steps) > 1:
+                return None  # it is not the load
             lower = self._rounded(saturated.load / sweep.factor)
             return lower if 0 < lower < saturated.load and len(self._steps) <= MOST_DOWNWARD else None
         middle = self._rounded(math.sqrt(stable.load * saturated.load))
@@ -241,7 +243,9 @@ def _beyond(step: SweepStep, knee: float) -> str:
 
 
 def _failing(results: PhaseResults) -> str:
-    """Why too many calls fail, or nothing; those that we stopped ourselves have not failed."""
+    """Why too many calls fail, or nothing; those that we stopped ourselves have not failed, if others were done."""
+    if results.all.scheduled and not results.all.done + results.all.cancelled:
+        return f"none of {results.all.scheduled:,} calls was done"
     ended = results.all.done + results.all.cancelled + results.all.failed
     failed = results.all.failed - results.all.codes.get("stopped", 0)
     if failed <= MOST_FAILED * max(ended, 1):

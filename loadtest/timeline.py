@@ -35,6 +35,7 @@ class Timeline:
         self._counts: Counts = np.zeros(0, dtype=np.int64)
         self._pending: list[Counts] = []
         self._pending_count = 0
+        self._latest = -1.0  # when the last call with a first token was due
 
     def count(self, lane: int, what: int, times: Floats, amounts: Counts | None = None) -> None:
         """Add one, or each its amount, to the stretches in which `times` lie."""
@@ -46,7 +47,8 @@ class Timeline:
     def add(self, lane: int, what: int, at: float, amount: int) -> None:
         """Add `amount` to the stretch in which `at` lies."""
         if amount:
-            self._sums[lane, self._slot(at), what] += amount
+            slot = self._slot(at)  # first: it may put other sums in place of these
+            self._sums[lane, slot, what] += amount
 
     def see_open(self, lane: int, at: float, streams: int) -> None:
         """A stretch remembers the most streams seen open in it."""
@@ -57,6 +59,7 @@ class Timeline:
         """Take the first-token latencies of calls that were due at these times."""
         if scheduled.size:
             slots = self._slots(scheduled)
+            self._latest = max(self._latest, float(scheduled.max()))
             self._pending.append((lane * self.most + slots) * SIZE + buckets_of(ttft))
             self._pending_count += scheduled.size
             if self._pending_count > max(MOST_PENDING, self._keys.size):
@@ -66,7 +69,7 @@ class Timeline:
         """The lane's stretches, up to the last in which anything happened to anybody; `at` from the run's start."""
         self._compact()
         filled = np.flatnonzero(self._sums.any(axis=(0, 2)))
-        last = int(filled[-1]) + 1 if filled.size else 0
+        last = max(int(filled[-1]) if filled.size else -1, int(self._latest // self.stretch_seconds)) + 1
         begins = (lane * self.most + np.arange(last + 1)) * SIZE
         bounds = np.searchsorted(self._keys, begins)
         return [
