@@ -186,7 +186,7 @@ class Frames(Generic[Message]):
     """Bytes as they come become messages, which `decode` reads."""
 
     def __init__(self, decode: Callable[[bytes], Message]) -> None:
-        self._decode = decode
+        self._decode: Callable[[bytes], Message] = decode
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> list[Message]:

@@ -18,6 +18,7 @@ from tests.loadtest.tallied import a_run
 
 SLOW = Mix("victim", rate=10, ttft=0.12, itl=0.033, output=128)
 TWO = a_summary()
+ALONE = a_phase("load", VICTIM, seconds=20.0)
 
 
 def printed(comparison: Comparison, *, anyway: bool = False, width: int = 80) -> list[str]:
@@ -30,7 +31,7 @@ def printed(comparison: Comparison, *, anyway: bool = False, width: int = 80) ->
 
 def made(**changes: Any) -> Summary:
     """A third of a minute, of one of two tenants only: that is told sooner."""
-    return msgspec.structs.replace(TWO, **{"phases": [a_phase("load", VICTIM, seconds=20.0)], **changes})
+    return msgspec.structs.replace(TWO, **{"phases": [ALONE], **changes})
 
 
 def slower(**changes: Any) -> Summary:
@@ -175,6 +176,7 @@ def swept(saturation: float | None, stable: float | None, saturated: float | Non
         ((31.0, 30.0, 32.0), (39.0, 38.0, 40.0), "better", False),
         ((31.0, 20.0, 45.0), (25.0, 18.0, 40.0), "unsure", False),
         ((None, 45.0, None), (31.0, 30.0, 32.0), "worse", True),  # it held all that was tried
+        ((None, 45.0, None), (50.0, 48.0, 52.0), "unsure", False),
         ((31.0, 30.0, 32.0), (None, 45.0, None), "better", False),
         ((31.0, 30.0, 32.0), (None, None, 4.0), "worse", True),  # it held nothing
     ],

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from loadtest.differences import FEWEST, Change, Row, phase_rows, row
+from loadtest.differences import Change, Row, phase_rows, row
 from loadtest.histogram import Floats
 from loadtest.summary import Distribution, PhaseResults
 from tests.loadtest.summaries import CROWD, VICTIM, Mix, a_phase
@@ -91,9 +91,9 @@ def test_a_quantile_of_too_few_calls_has_no_row(calls: int) -> None:
     for a, b in ((few, many), (many, few)):
         found = rows(a, b)
         for metric in ("ttft_p50", "itl_p50", "tpot_p50", "e2e_p50"):
-            assert (metric in found) == (calls >= FEWEST[0.5]), metric
+            assert (metric in found) == (calls >= 20), metric
         for metric in ("ttft_p99", "itl_p99"):
-            assert (metric in found) == (calls >= FEWEST[0.99]), metric
+            assert (metric in found) == (calls >= 100), metric
         assert {"done_per_second", "tokens_per_second", "failed"} <= set(found)
 
 

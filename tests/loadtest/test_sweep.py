@@ -50,6 +50,14 @@ def test_the_saturation_of_a_rate_is_slots_by_service_time(
     assert_bracketed(results)
 
 
+@pytest.mark.parametrize("seed", [10, 12, 18, 33])
+def test_steps_that_a_chance_of_arrivals_made_too_much_do_not_decide(seed: int) -> None:
+    """Seeds for which a step near the capacity got too many calls at once, and did fewer than the target can."""
+    sweep = a_rate_sweep(8.0, start=8 * {10: 0.2158, 12: 0.1864, 18: 0.375, 33: 0.29}[seed])
+    results = Rig(sweep, "poisson", Queue(4, always(0.5)), seed).to_its_end()
+    assert results.saturation == pytest.approx(8.0, rel=0.031), f"seed {seed}"
+
+
 @pytest.mark.parametrize("start", [0.11, 0.4, 0.97, 1.03, 2.5])
 def test_it_is_found_from_wherever_the_sweep_starts(start: float) -> None:
     capacity = 32 / 1.3
@@ -232,8 +240,11 @@ def test_a_target_at_ease_grows_nothing() -> None:
 
 
 def test_slow_calls_that_only_fill_the_target_are_no_growth() -> None:
-    """For two seconds calls pile up, since none ends before: not a word of that."""
-    assert not a_step(90.0, Queue(200, always(2.0))).is_saturated
+    """For five seconds calls pile up, since none ends before: not a word of that, and the pace is that after it."""
+    step = a_step(36.0, Queue(200, always(5.0)))
+    assert not step.is_saturated
+    assert step.done_per_second == pytest.approx(36.0, rel=0.02)
+    assert abs(step.open_slope) < 0.5
 
 
 def test_all_of_it_survives_json() -> None:
