@@ -14,12 +14,12 @@ from rich.console import Console
 
 from loadtest import session
 from loadtest import summary as summaries
-from loadtest.faults import ScenarioError
-from loadtest.options import parse, scenario_of
-from loadtest.page import page
-from loadtest.selfcheck import selfcheck
+from loadtest.checking.selfcheck import selfcheck
+from loadtest.reading.faults import ScenarioError
+from loadtest.reading.options import parse, scenario_of
+from loadtest.report.page import page
+from loadtest.report.table import print_summary
 from loadtest.summary import Summary
-from loadtest.table import print_summary
 
 GOOD, WANTING, MISUSED = 0, 1, 2
 

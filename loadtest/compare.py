@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.text import Text
 
 from loadtest.differences import HIGHER_IS_BETTER, Change, Row, phase_rows, row
-from loadtest.figures import duration, number, share
+from loadtest.report.figures import duration, number, share
+from loadtest.report.table import Column, fitted, printable
 from loadtest.summary import Summary, SweepResults
-from loadtest.table import Column, fitted, printable
 
 LIMITS: Final = ("client-bound", "machine-bound")
 MOST_NAMED: Final = 8

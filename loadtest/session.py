@@ -19,23 +19,23 @@ from typing import Protocol
 
 from rich.console import Console
 
-from loadtest import growth
 from loadtest import summary as summaries
-from loadtest.aiperf import Aiperf
 from loadtest.guard import Address, Refused, ask_unless_loopback, reachable, resolve, room_for_streams
-from loadtest.lines import FileFault, Lines
 from loadtest.messages import Call, Progress
-from loadtest.page import page
+from loadtest.report.aiperf import Aiperf
+from loadtest.report.lines import FileFault, Lines
+from loadtest.report.page import page
+from loadtest.report.showing import Showing
+from loadtest.report.table import print_summary
+from loadtest.report.vllm import Vllm
 from loadtest.run import Control, StreamsFailed, run_scenario
 from loadtest.scenario import Phase, Scenario
-from loadtest.server_counts import Reading, Unreadable, compare_counts, fetch, fetch_settled
-from loadtest.showing import Showing
+from loadtest.server import growth
+from loadtest.server.counts import Reading, Unreadable, compare_counts, fetch, fetch_settled
+from loadtest.server.watch import Unwatchable, Watch
 from loadtest.summary import Mark, PhaseResults, Summary, SweepStep
-from loadtest.table import print_summary
 from loadtest.tally import Now
 from loadtest.traces import read_trace
-from loadtest.vllm import Vllm
-from loadtest.watch import Unwatchable, Watch
 from tenancy.units import format_duration
 
 GOOD, WANTING, MISUSED, INTERRUPTED = 0, 1, 2, 130

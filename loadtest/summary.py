@@ -35,8 +35,8 @@ class Results(msgspec.Struct, kw_only=True):
     `done` met everything that a good stream needs; `failed` is by `codes`; `good` are those of `done` that met every
     objective. `tokens_received` are the reported completion tokens of done calls and the counted events of all others;
     `tokens_cancelled` what cancelled calls had still been asked for. `ttft` and `e2e` run from the scheduled arrival,
-    `ttft_from_sending` from the sending; `client_wait` lies between the two. `share_served` is tokens received by tokens
-    asked, less those of cancelled calls that were not wanted any more.
+    `ttft_from_sending` from the sending; `client_wait` lies between the two. `share_served` is tokens received by
+    tokens asked, less those of cancelled calls that were not wanted any more.
     """
 
     name: str
@@ -220,8 +220,8 @@ class SweepResults(msgspec.Struct, kw_only=True):
 
 
 class Summary(msgspec.Struct, kw_only=True):
-    """A whole run. `scenario` holds what was asked, keys left out. `ended` says how: `complete`, `interrupted`, `bounds`
-    or `failed`.
+    """A whole run. `scenario` holds what was asked, keys left out. `ended` says how: `complete`, `interrupted`,
+    `bounds` or `failed`.
     """
 
     version: int = VERSION

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loadtest.live_state import LiveState, LiveStrain, LiveTenant
+from loadtest.report.live_state import LiveState, LiveStrain, LiveTenant
 
 VICTIM = LiveTenant("victim", 240, 238, 12, 0, 226, 0, 0, 1540.0, 0.0523, 0.18, 0.0201, 0.031)
 CROWD = LiveTenant("crowd", 2048, 2044, 40, 4, 1992, 12, 12, 38_300.0, 0.41, 1.24, 0.0312, 0.081, "429 token_rate")

@@ -16,10 +16,10 @@ from random import Random
 
 import pytest
 
-from loadtest.check_answers import Delays
-from loadtest.check_rows import p99_over_freeze
-from loadtest.check_server import Connection as ServerConnection
-from loadtest.check_server import Freeze, Server
+from loadtest.checking.answers import Delays
+from loadtest.checking.rows import p99_over_freeze
+from loadtest.checking.server import Connection as ServerConnection
+from loadtest.checking.server import Freeze, Server
 from loadtest.client import Client, Connection
 from loadtest.histogram import Histogram
 from loadtest.load import Load

@@ -16,13 +16,13 @@ from typing import Any, get_args, get_origin
 import pytest
 from pydantic import BaseModel
 
-from loadtest import usage
-from loadtest.keys import ScenarioKeys
-from loadtest.lines import Lines
-from loadtest.options import ACTIONS, parse, parser_for, scenario_of
-from loadtest.scenario_file import read_scenario
+from loadtest.reading import usage
+from loadtest.reading.keys import ScenarioKeys
+from loadtest.reading.options import ACTIONS, parse, parser_for, scenario_of
+from loadtest.reading.scenario_file import read_scenario
+from loadtest.reading.written import Written
+from loadtest.report.lines import Lines
 from loadtest.strain import MOST_CORE, MOST_PRESSURE, MOST_SEND_LAG_SECONDS, MOST_TIMER_LAG_SECONDS
-from loadtest.written import Written
 from tests.loadtest.calls import a_call
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "loadtest.md").read_text(encoding="utf-8")

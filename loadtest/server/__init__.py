@@ -1,0 +1,1 @@
+"""The server's side of a run: the CPU and memory of its process, and what it counted itself."""
