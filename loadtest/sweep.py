@@ -16,8 +16,8 @@ Computing Surveys 10, 1978).
 Whether a Poisson stream of some hundred calls is above or below the capacity hangs on how many came by chance, and the
 bracket with it; how fast a target works while it is overloaded does not. So the capacity is told by the rate of answers
 in the steps that were clearly too much, and that rate by turn decides on the steps that chance left open. In simulated
-queues (4 slots of 0.5 s to 200 of 2 s, steps of 20 s) what is found is within 4 % of slots by service time where service
-times are alike, and within 8 % where they vary by half. It cannot be nearer than chance lets a step tell a mean: where
+queues (4 slots of 0.5 s to 200 of 2 s, steps of 20 s) what is found is within 4 % of slots by service time where all
+take as long, and within 8 % where they vary by half. It cannot be nearer than chance lets a step tell a mean: where
 they vary as much as themselves, 150 calls a step tell it within 8 %, one standard deviation.
 """
 

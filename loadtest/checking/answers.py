@@ -271,7 +271,9 @@ class _Writer:
             at = delays.ttft + (k - k % mode.burst) * delays.itl
             has_finish = self.shape.ends_with_text and mode.has_finish and k == ask.tokens - 1
             word = mode.words[k % len(mode.words)]
-            said = (self.shape.delta(word, k) if ask.is_chat else {"text": word})
+            said: dict[str, Any] = {"text": word}
+            if ask.is_chat:
+                said = self.shape.delta(word, k)
             yield Piece(at, self.event([self.choice(said, "length" if has_finish else None)]), 1)
             if mode.has_heartbeats:
                 yield Piece(at + delays.itl / 2, self.comment())

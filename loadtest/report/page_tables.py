@@ -27,6 +27,12 @@ _CODES = {
     "refused_connection": "nobody answered at the address",
     "malformed": "what came is no answer of this kind",
     "stopped": "still open when the phase was ended",
+    "error_event": "the server said in mid-stream what was wrong",
+    "not_a_stream": "a stream was asked for, and the answer was none",
+    "too_large": "the answer was larger than is kept",
+    "tls_failed": "no secure connection could be made",
+    "no_descriptors": "this process has no file descriptors left",
+    "no_ports": "this machine has no local ports left",
 }
 
 

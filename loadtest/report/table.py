@@ -312,12 +312,12 @@ def _tool(phases: Sequence[PhaseResults]) -> str:
 
     strains = [phase.strain for phase in phases]
     timer, sending = worst(each.timer_lag_p99 for each in strains), worst(each.send_lag_p99 for each in strains)
-    core, pressure = worst(each.core for each in strains), worst(each.pressure for each in strains)
+    core, pressure = worst(max(each.core, each.core_most) for each in strains), worst(each.pressure for each in strains)
     parts = [
         f"timer lag p99 {duration(timer)}" if timer is not None else "",
         f"send lag p99 {duration(sending)}" if sending is not None else "",
-        f"{core:.2f} core" if core else "",
-        f"pressure {share(pressure)}" if pressure is not None else "",
+        f"{core:.2f} of a core at most" if core else "",
+        f"pressure {pressure:.0%}" if pressure is not None else "",
     ]
     return " · ".join(part for part in parts if part)
 

@@ -61,12 +61,15 @@ class Counted(NamedTuple):
     notes: list[str]
 
 
+_NEVER_THERE = ("refused_connection", "tls_failed", "no_descriptors", "no_ports")
+
+
 @dataclass(slots=True)
 class Own:
     """What one tenant, or all, met in all phases together."""
 
     reached: int = 0
-    """Calls that reached the server: without those whose connection was refused."""
+    """Calls that reached the server: without those for which no connection could be made."""
 
     done: int = 0
     cancelled: int = 0
@@ -76,7 +79,7 @@ class Own:
 
     def add(self, results: Results) -> None:
         """Take one phase's."""
-        self.reached += results.sent - results.codes.get("refused_connection", 0)
+        self.reached += results.sent - sum(results.codes.get(code, 0) for code in _NEVER_THERE)
         self.done += results.done
         self.cancelled += results.cancelled
         self.tokens += results.tokens_received
