@@ -246,5 +246,5 @@ def read(text: bytes) -> Summary:
 
 
 def written(summary: Summary) -> bytes:
-    """Its JSON, indented."""
-    return msgspec.json.format(msgspec.json.encode(summary), indent=1)
+    """Its JSON, in one line: indented, each bucket of each histogram would have a line of its own."""
+    return msgspec.json.encode(summary) + b"\n"

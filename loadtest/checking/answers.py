@@ -271,14 +271,13 @@ class _Writer:
             at = delays.ttft + (k - k % mode.burst) * delays.itl
             has_finish = self.shape.ends_with_text and mode.has_finish and k == ask.tokens - 1
             word = mode.words[k % len(mode.words)]
-            said: dict[str, Any] = {"text": word}
-            if ask.is_chat:
-                said = self.shape.delta(word, k)
+            said = self.shape.delta(word, k) if ask.is_chat else {"text": word}
             yield Piece(at, self.event([self.choice(said, "length" if has_finish else None)]), 1)
             if mode.has_heartbeats:
                 yield Piece(at + delays.itl / 2, self.comment())
             if mode.has_empty_deltas:
-                for part, empty in enumerate(_EMPTY_DELTAS if ask.is_chat else ({"text": ""},), 1):
+                empties: tuple[dict[str, Any], ...] = _EMPTY_DELTAS if ask.is_chat else ({"text": ""},)
+                for part, empty in enumerate(empties, 1):
                     yield Piece(at + delays.itl * part / 4, self.event([self.choice(empty)]))
 
     def ending(self) -> Iterator[bytes]:

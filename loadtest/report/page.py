@@ -163,7 +163,12 @@ def _phases_drawn(summary: Summary, counted: Sequence[PhaseResults]) -> list[Pha
     held = [phase for phase in counted if phase.all.ttft.count or phase.all.itl.count]
     if (sweep := summary.sweep) is not None:
         loads = [min((step.load for step in sweep.steps), default=None), sweep.stable, sweep.saturated]
-        names = [step.phase for load in dict.fromkeys(loads) for step in sweep.steps if step.load == load]
+        # What was found lies between loads that were tried, where arrivals are drawn.
+        names = [
+            min(sweep.steps, key=lambda step: abs(step.load - load)).phase
+            for load in loads
+            if load is not None and sweep.steps
+        ]
         told = [phase for name in dict.fromkeys(names) for phase in held if phase.name == name]
         held = told or held
     return held[:MOST_FACETS]

@@ -211,7 +211,7 @@ def test_the_tool_is_told_at_its_worst() -> None:
         summaries.a_phase("b", strain=summaries.a_strain(timer_lag_p99=0.31, pressure=None)),
     ]
     text = shown(a_summary(phases=phases))
-    assert "tool  timer lag p99 310 ms · send lag p99 800 µs · 0.41 core · pressure 3.0 %" in text
+    assert "tool  timer lag p99 310 ms · send lag p99 800 µs · 0.41 of a core at most · pressure 3%" in text
 
 
 def test_files_are_named() -> None:
