@@ -3,6 +3,10 @@
 import sys
 
 from loadtest.cli import main
+from loadtest.session import INTERRUPTED
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)

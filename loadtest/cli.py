@@ -60,6 +60,9 @@ def _report(args: argparse.Namespace) -> int:
     if summary is None:
         return MISUSED
     files = {}
+    if args.html is not None and Path(args.html).absolute() == Path(args.summary).absolute():
+        sys.stderr.write(f"--html: {args.html} is the result itself; name another file\n")
+        return MISUSED
     if args.html is not None:
         try:
             Path(args.html).write_text(page(summary), encoding="utf-8")

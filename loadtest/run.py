@@ -45,7 +45,7 @@ MOST_ALIKE = 2  # marks of one kind that are told one by one
 
 
 class StreamsFailed(Exception):
-    """The streams' process ended, or cannot do what it was told; what was counted until then is lost to the summary."""
+    """The streams' process ended, or cannot do what it was told."""
 
 
 class Watcher(Protocol):
@@ -161,8 +161,8 @@ async def run_scenario(
 ) -> Summary:
     """Run it, and sum it up. `addresses` are where the target's URLs were found to lie, in their order.
 
-    Raises `StreamsFailed` where the streams' process fails before its first phase has ended; later failures end the run
-    with what there is.
+    Raises `StreamsFailed` where the streams' process fails before it has told anything; later failures end the run with
+    what there is.
     """
     control = control or Control()
     begin = Begin(scenario, list(addresses), open_streams, keep_gaps)
@@ -196,11 +196,11 @@ class _Running:
         self._marks: list[Mark] = []
         self._unseen: list[tuple[float, float]] = []
         self._ended = "complete"
+        self._is_heard = False
 
     async def to_its_end(self) -> Summary:
         """All phases, and their sum."""
         noticing = asyncio.get_running_loop().create_task(self._notice_own_stalls())
-        number = 0
         try:
             for number, (phase, is_counted) in enumerate(self._phases()):
                 results = await self._one(number, phase, is_counted)
@@ -209,15 +209,18 @@ class _Running:
                     watcher.phase_ended(results, step)
                 if self._ended != "complete":
                     break
-        except StreamsFailed:
-            if not number:
+        except StreamsFailed as wrong:
+            if not self._is_heard:
                 raise
             self._ended = "failed"
+            self._marks.append(Mark(kind="note", phase="", text=f"the run failed: {wrong}"))
         finally:
             noticing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await noticing
         summary = self._tally.summary(self._ended)
+        if self._ended == "failed" and summary.phases[-1].is_counted:  # no word of its end came
+            self._marks += marks(summary.phases[-1].strain, summary.phases[-1].name)
         summary.marks = _united(self._marks + summary.marks)
         if self._sweep is not None:
             summary.sweep = self._sweep.results()
@@ -271,6 +274,7 @@ class _Running:
                 raise StreamsFailed(why)
 
     def _take(self, progress: Progress, phase: Phase, started_epoch: float) -> None:
+        self._is_heard = True
         self._tally.take(progress)
         now = self._tally.now()
         for watcher in self._watchers:

@@ -26,7 +26,7 @@ from loadtest.report.aiperf import Aiperf
 from loadtest.report.lines import FileFault, Lines
 from loadtest.report.page import page
 from loadtest.report.showing import Showing
-from loadtest.report.table import print_summary
+from loadtest.report.table import print_summary, printable
 from loadtest.report.vllm import Vllm
 from loadtest.run import Control, StreamsFailed, run_scenario
 from loadtest.scenario import Phase, Scenario
@@ -35,6 +35,7 @@ from loadtest.server.counts import Reading, Unreadable, compare_counts, fetch, f
 from loadtest.server.watch import Unwatchable, Watch
 from loadtest.summary import Mark, PhaseResults, Summary, SweepStep
 from loadtest.tally import Now
+from loadtest.totals import STOPPED
 from loadtest.traces import read_trace
 from tenancy.units import format_duration
 
@@ -53,10 +54,11 @@ def run(args: argparse.Namespace, scenario: Scenario) -> int:
     """Run what the options ask for, and return the exit code: 0 good, 1 found wanting, 2 not begun, 130 interrupted."""
     errors = Console(stderr=True)
     try:
-        addresses = [reachable(resolve(url)) for url in scenario.target.urls]
-        room = _room(scenario, addresses)
-        for address in addresses:
+        resolved = [resolve(url) for url in scenario.target.urls]
+        for address in resolved:
             ask_unless_loopback(address, load=_load_in_words(scenario), assume_yes=args.yes, ask=_asker())
+        addresses = [reachable(address) for address in resolved]
+        room = _room(scenario, addresses)
         if scenario.trace is not None:
             names = [tenant.name for tenant in scenario.tenants]
             read_trace(scenario.trace, names, seed=scenario.seed, most_rows=scenario.bounds.requests)
@@ -91,6 +93,7 @@ class _Session:
         self._name = args.name or _default_name(args, scenario)
         self._showing = Showing(scenario, self._name, is_plain=args.plain)
         self._server = _Server(watch)
+        self._counting: asyncio.Task[list[Reading]] | None = None
 
     async def run(self) -> int:
         """The run, and its exit code."""
@@ -102,7 +105,7 @@ class _Session:
             self._say(str(wrong))
             return MISUSED
         loop.add_signal_handler(signal.SIGINT, self._interrupt)
-        loop.add_signal_handler(signal.SIGTERM, self._control.stop)
+        loop.add_signal_handler(signal.SIGTERM, self._stop)
         calls = _CallFiles(self._files, self._showing.note)
         try:
             with self._showing, self._server.sampled(loop):
@@ -115,15 +118,15 @@ class _Session:
                     control=self._control,
                     keep_gaps=self._args.gaps,
                 )
+            self._server.add_to(summary)
+            if metrics:
+                await self._count(summary, metrics, before)
         except StreamsFailed as wrong:
             self._say(str(wrong))
             return WANTING
         finally:
             loop.remove_signal_handler(signal.SIGINT)
             loop.remove_signal_handler(signal.SIGTERM)
-        self._server.add_to(summary)
-        if metrics:
-            await self._count(summary, metrics, before)
         written = self._write(summary, calls)
         print_summary(summary, Console(highlight=False), written)
         return self._verdict(summary)
@@ -133,12 +136,23 @@ class _Session:
         if self._control.is_stopped:
             raise KeyboardInterrupt
         self._showing.note("interrupted: ending what is open; Ctrl-C again to leave without a report")
+        self._stop()
+
+    def _stop(self) -> None:
+        """End the load, or the wait for the server's counts, which may be long; the report is made of what there is."""
         self._control.stop()
+        if self._counting is not None:
+            self._counting.cancel()
 
     async def _count(self, summary: Summary, metrics: Sequence[str], before: Sequence[Reading]) -> None:
         """The server's own counts beside ours."""
+        self._counting = asyncio.get_running_loop().create_task(fetch_settled(metrics))
+        await asyncio.wait({self._counting})
+        if self._counting.cancelled():
+            summary.marks.append(Mark(kind="note", phase="", text="interrupted before the server's counts were read"))
+            return
         try:
-            counted = compare_counts(before, await fetch_settled(metrics), summary.phases)
+            counted = compare_counts(before, self._counting.result(), summary.phases)
         except Unreadable as wrong:
             summary.marks.append(Mark(kind="note", phase="", text=str(wrong)))
             return
@@ -167,7 +181,10 @@ class _Session:
     def _verdict(self, summary: Summary) -> int:
         """What the exit code says of it."""
         counted = [phase.all for phase in summary.phases if phase.is_counted]
-        failed, ended = sum(each.failed for each in counted), sum(each.done + each.failed for each in counted)
+        failed = sum(each.failed for each in counted)
+        if summary.ended == "interrupted":  # whoever ended the run has left these, and not the target
+            failed -= sum(each.codes.get(STOPPED, 0) for each in counted)
+        ended = failed + sum(each.done for each in counted)
         code = GOOD
         most = self._args.most_failed
         if (failed > most * ended) if most is not None else (ended > 0 and failed == ended):
@@ -182,7 +199,8 @@ class _Session:
         return INTERRUPTED if summary.ended == "interrupted" and code == GOOD else code
 
     def _say(self, text: str) -> None:
-        self._errors.print(f"penstock loadtest: {text}", markup=False, highlight=False, soft_wrap=True)
+        said = f"penstock loadtest: {printable(text)}"  # what a server answered may stand in it
+        self._errors.print(said, markup=False, highlight=False, soft_wrap=True)
 
 
 @dataclass(slots=True)

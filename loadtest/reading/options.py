@@ -102,7 +102,8 @@ def _check_outputs(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
         parser.error("--format and --out go together: --format vllm --out bench.json")
     if args.gaps and args.jsonl is None and args.format != "aiperf":
         parser.error("--gaps needs a place: --jsonl FILE, or --format aiperf --out FILE")
-    taken: dict[Path, str] = {}
+    read = {"-f": args.file, "--trace": getattr(args, "trace", None)}
+    taken = {Path(file).absolute(): option for option, file in read.items() if file is not None}
     for option in ("--json", "--jsonl", "--html", "--out"):
         file = getattr(args, option[2:])
         if file is None:

@@ -16,6 +16,7 @@ from loadtest.report.markup import section
 from loadtest.summary import Isolation, Mark, PhaseResults, Summary, SweepResults
 
 MOST_BARS = 4
+MOST_WAIT_SECONDS = 0.005  # of a call before its sending, at the p99, of which nothing is said
 MOST_SAID = 6  # marks of one kind before the rest are folded away
 
 _ENDINGS = {
@@ -85,7 +86,11 @@ def marks(summary: Summary, counted: Sequence[PhaseResults]) -> str:
             said.append(_mark(css, title, _mark_list(told)))
     is_bound = any(mark.kind in ("client-bound", "machine-bound") for mark in summary.marks)
     if not is_bound and not is_empty:
-        said.append(_mark("good", "The load tester kept up", f"<p>{_kept_up(counted)}</p>"))
+        waits = [wait for phase in counted if (wait := _wait(phase)) is not None]
+        if (longest := max(waits, default=0.0)) > MOST_WAIT_SECONDS:
+            said.append(_mark("fair", "Calls waited before they were sent", f"<p>{_held_back(longest)}</p>"))
+        else:
+            said.append(_mark("good", "The load tester kept up", f"<p>{_kept_up(counted)}</p>"))
     return f'<div class="marks" role="list">{"".join(said)}</div>' if said else ""
 
 
@@ -125,6 +130,17 @@ def _sentence(text: str, *, is_first: bool) -> str:
     text = text.strip()
     text = text[:1].upper() + text[1:] if is_first else text
     return f"{text}." if text and not text.endswith((".", "!", "?")) else text
+
+
+def _wait(phase: PhaseResults) -> float | None:
+    return phase.all.client_wait.p99 or phase.all.client_wait.greatest
+
+
+def _held_back(longest: float) -> str:
+    return (
+        f"Up to {duration(longest)} at p99, for a connection or for the limit of open streams; the load tester itself"
+        " was not late. That wait is part of TTFT and E2E, and what the limit made of it is not the target’s."
+    )
 
 
 def _kept_up(counted: Sequence[PhaseResults]) -> str:

@@ -351,6 +351,8 @@ def test_a_key_of_the_environment_is_in_no_fault(folder: Path) -> None:
         (f"{RATE} --format csv --out x", "argument --format: invalid choice: 'csv'"),
         (f"{RATE} --gaps", "--gaps needs a place: --jsonl FILE, or --format aiperf --out FILE"),
         (f"{RATE} --json x --jsonl ./x", "--jsonl: ./x is the file of --json, too"),
+        (f"{URL} -f s.yaml --json s.yaml", "--json: s.yaml is the file of -f, too"),
+        (f"{URL} --trace t.csv --jsonl ./t.csv", "--jsonl: ./t.csv is the file of --trace, too"),
         (f"{RATE} --html no/x.html", "--html: there is no folder "),
         (f"{RATE} --json .", "--json: . is a folder"),
         (f"{RATE} --format vllm --out .", "--out: . is a folder"),

@@ -225,6 +225,14 @@ def test_where_nothing_was_in_the_way_the_report_says_what_makes_one_believe_it(
     assert "within 1.20 ms of their time" in told and "52.0 % of a core" in told
 
 
+def test_calls_that_waited_behind_the_limit_of_streams_did_not_leave_on_time() -> None:
+    phase = a_phase("one", seconds=5)
+    phase.all.client_wait = msgspec.structs.replace(phase.all.client_wait, p99=3.61)
+    told = text_of(a_summary(phases=[phase]))
+    assert "Calls waited before they were sent" in told and "Up to 3.61 s at p99" in told
+    assert "kept up" not in told and "the figures below are the target’s" not in told
+
+
 def test_many_marks_of_one_kind_are_told_under_one_title() -> None:
     marks = [Mark(kind="client-bound", phase=f"step {at}", text=f"reason {at}") for at in range(20)]
     drawn = page(a_summary(marks=marks))
