@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 
 from loadtest import session
 from loadtest import summary as summaries
@@ -18,7 +17,7 @@ from loadtest.checking.selfcheck import selfcheck
 from loadtest.reading.faults import ScenarioError
 from loadtest.reading.options import parse, scenario_of
 from loadtest.report.page import page
-from loadtest.report.table import print_summary
+from loadtest.report.table import print_summary, result_console
 from loadtest.summary import Summary
 
 GOOD, WANTING, MISUSED = 0, 1, 2
@@ -49,7 +48,7 @@ def _compare(args: argparse.Namespace) -> int:
     if before is None or after is None:
         return MISUSED
     comparison = compare(before, after, args.fail_over)
-    print_comparison(comparison, Console(highlight=False), anyway=args.anyway)
+    print_comparison(comparison, result_console(), anyway=args.anyway)
     if comparison.unusable and not args.anyway:
         return MISUSED
     return WANTING if comparison.is_worse else GOOD
@@ -70,7 +69,7 @@ def _report(args: argparse.Namespace) -> int:
             sys.stderr.write(f"{args.html} cannot be written: {wrong.strerror}\n")
             return MISUSED
         files["page"] = args.html
-    print_summary(summary, Console(highlight=False), files)
+    print_summary(summary, result_console(), files)
     return GOOD
 
 

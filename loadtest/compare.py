@@ -127,10 +127,11 @@ def _print_verdict(comparison: Comparison, console: Console) -> None:
         console.print(Text(f"Worse by more than {limit} (!), and not by chance: {names}", style="bold red"))
     else:
         console.print(Text(f"Nothing became worse by more than {limit} that chance would not explain.", style="bold"))
+    each_row = f"Each of the {len(comparison.rows)} rows" if len(comparison.rows) > 1 else "The row"
     console.print(
         Text(
-            f"Each of the {len(comparison.rows)} rows has a confidence of 95 %: if nothing had changed, one in twenty"
-            " would still look as if it had.",
+            f"{each_row} has a confidence of 95 %: if nothing had changed, one in twenty would still look as if it"
+            " had.",
             style="dim",
         )
     )

@@ -28,7 +28,7 @@ from loadtest.schedule import ClosedUsers, Planned, Schedule
 
 _MORE_TOKENS = {"max_tokens", "max_completion_tokens", "n", "best_of", "prompt"}
 EARLY_SECONDS = 0.0005  # a timer may fire this much early; such a call is sent, and its latencies run from its sending
-REFUSED_PAUSE_SECONDS = 0.1  # a user who cannot even connect does not try again at once
+FAILED_PAUSE_SECONDS = 0.1  # a user whose call failed waits so long: refusals alone could be ten thousand a second
 MOST_KEPT_CALLS = 100_000  # while the other process does not read
 MOST_KEPT_GAPS = 1 << 16  # of one tenant; then they become counts, 20 ns each
 MOST_KEPT_RAW_GAPS = 1 << 22  # where they are wanted with their calls: 130 MB
@@ -262,8 +262,8 @@ class Load:
 
     def _think(self, flight: _Flown) -> None:
         pause = self._pauses[flight.lane, flight.user]
-        if flight.sent is None:
-            pause = max(pause, REFUSED_PAUSE_SECONDS)
+        if flight.code not in ("", "cancelled"):
+            pause = max(pause, FAILED_PAUSE_SECONDS)
         at = self.seconds + pause
         call = self._user_calls(flight.lane, flight.user, at)
         # Not from here even without a pause: this is still inside the reading of the answer before.
@@ -292,7 +292,7 @@ class Load:
         state.calls.append(
             Call(
                 scheduled=flight.scheduled,
-                sent=(flight.sent if flight.sent is not None else flight.ended) - began,
+                sent=flight.launched,
                 first=None if answer.first is None else answer.first - began,
                 last=None if answer.first is None else answer.last - began,
                 ended=flight.ended - began,

@@ -221,7 +221,7 @@ class _Running:
         summary = self._tally.summary(self._ended)
         if self._ended == "failed" and summary.phases[-1].is_counted:  # no word of its end came
             self._marks += marks(summary.phases[-1].strain, summary.phases[-1].name)
-        summary.marks = _united(self._marks + summary.marks)
+        summary.marks = _united(self._marks + summary.marks) + self._cut_short(summary)
         if self._sweep is not None:
             summary.sweep = self._sweep.results()
         for at, seconds in self._unseen:
@@ -231,6 +231,20 @@ class _Running:
             )
             summary.marks.append(Mark(kind="note", phase="", text=text))
         return summary
+
+    def _cut_short(self, summary: Summary) -> list[Mark]:
+        """What the bounds left out, which nobody should have to notice by its absence."""
+        if self._ended != "bounds":
+            return []
+        bounds = self._scenario.bounds
+        which = "calls (bounds.requests)" if self._left_requests <= 0 else "seconds of load (bounds.duration)"
+        most = bounds.requests if self._left_requests <= 0 else round(bounds.seconds)
+        run = {phase.name for phase in summary.phases}
+        left_out = [phase.name for phase in self._scenario.phases if phase.name not in run]
+        text = f"the run ended at its bound of {most:,} {which}"
+        if left_out and self._sweep is None:
+            text += f"; these phases were not run: {', '.join(left_out)}"
+        return [Mark(kind="censored", phase="", text=text)]
 
     def _phases(self) -> Iterator[tuple[Phase, bool]]:
         """What to run, one after the other, within the bounds; and whether it counts."""

@@ -26,7 +26,7 @@ from loadtest.report.aiperf import Aiperf
 from loadtest.report.lines import FileFault, Lines
 from loadtest.report.page import page
 from loadtest.report.showing import Showing
-from loadtest.report.table import print_summary, printable
+from loadtest.report.table import print_summary, printable, result_console
 from loadtest.report.vllm import Vllm
 from loadtest.run import Control, StreamsFailed, run_scenario
 from loadtest.scenario import Phase, Scenario
@@ -90,6 +90,7 @@ class _Session:
         self._files = files
         self._errors = errors
         self._control = Control()
+        self._is_unwritten = False
         self._name = args.name or _default_name(args, scenario)
         self._showing = Showing(scenario, self._name, is_plain=args.plain)
         self._server = _Server(watch)
@@ -128,7 +129,7 @@ class _Session:
             loop.remove_signal_handler(signal.SIGINT)
             loop.remove_signal_handler(signal.SIGTERM)
         written = self._write(summary, calls)
-        print_summary(summary, Console(highlight=False), written)
+        print_summary(summary, result_console(), written)
         return self._verdict(summary)
 
     def _interrupt(self) -> None:
@@ -174,8 +175,10 @@ class _Session:
                 written[name] = path
             except OSError as wrong:
                 self._say(f"{path} cannot be written: {wrong.strerror}")
+                self._is_unwritten = True
         for fault in calls.close(summary, written, self._args.jsonl or ""):
             self._say(fault)
+            self._is_unwritten = True
         return written
 
     def _verdict(self, summary: Summary) -> int:
@@ -184,18 +187,20 @@ class _Session:
         failed = sum(each.failed for each in counted)
         if summary.ended == "interrupted":  # whoever ended the run has left these, and not the target
             failed -= sum(each.codes.get(STOPPED, 0) for each in counted)
-        ended = failed + sum(each.done for each in counted)
-        code = GOOD
+        good = sum(each.done + each.cancelled for each in counted)
         most = self._args.most_failed
-        if (failed > most * ended) if most is not None else (ended > 0 and failed == ended):
-            self._say(f"{failed:,} of {ended:,} calls failed")
-            code = WANTING
-        if summary.ended == "failed":
+        code = WANTING if self._is_unwritten or summary.ended == "failed" else GOOD
+        if not good:
+            self._say(f"no call was done; {failed:,} failed")
+            code = code if summary.ended == "interrupted" else WANTING
+        elif most is not None and failed > most * (failed + good):
+            self._say(f"{failed:,} of {failed + good:,} calls failed")
             code = WANTING
         if self._args.action == "soak" and self._args.most_growth is not None:
             judged = growth.verdict(summary.growth, self._args.most_growth)
             self._say(judged.text)
-            code = WANTING if judged.is_kept is False else code
+            # A bound that a run was too short to judge is not kept: a gate that nothing can shut is none.
+            code = WANTING if judged.is_kept is False or summary.growth is None else code
         return INTERRUPTED if summary.ended == "interrupted" and code == GOOD else code
 
     def _say(self, text: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, Final
 
 import msgspec
@@ -22,7 +23,7 @@ from loadtest.statistics import jain
 from loadtest.strain import StrainTotal
 from loadtest.summary import Mark, PhaseResults, Summary
 from loadtest.timeline import DONE, FAILED, SCHEDULED, TOKENS, Timeline
-from loadtest.totals import Columns, Totals
+from loadtest.totals import Columns, Totals, Within
 
 ALL: Final = "all"
 MOST_POINTS: Final = 65_536
@@ -183,7 +184,13 @@ class _PhaseTally:
 
     def results(self, load_seconds: float, seconds: float) -> PhaseResults:
         united = self._united()
-        tenants = [lane.totals.results(lane.name, lane.told, seconds) for lane in self.lanes]
+        timeline = {lane.name: self._timeline.moments(number, self.at) for number, lane in enumerate(self.lanes)}
+        ends_at = self.at + load_seconds
+        tenants = [
+            lane.totals.results(lane.name, lane.told, load_seconds, Within.of(timeline[lane.name], ends_at))
+            for lane in self.lanes
+        ]
+        everybody = Within.of(chain.from_iterable(timeline.values()), ends_at)
         has_several = len(tenants) > 1
         served = [each.share_served for each in tenants if each.share_served is not None]
         return PhaseResults(
@@ -193,11 +200,11 @@ class _PhaseTally:
             seconds=seconds,
             is_counted=self.is_counted,
             tenants=tenants,
-            all=united.totals.results(ALL, united.told, seconds),
+            all=united.totals.results(ALL, united.told, load_seconds, everybody),
             jain_tokens=jain(each.tokens_per_second for each in tenants) if has_several else None,
             jain_served=jain(served) if len(served) > 1 else None,
             strain=self.strain.summary(),
-            timeline={lane.name: self._timeline.moments(number, self.at) for number, lane in enumerate(self.lanes)},
+            timeline=timeline,
         )
 
     def now(self) -> Now:
@@ -226,14 +233,12 @@ class _PhaseTally:
         marks = []
         if never_sent or cut_off:
             scheduled = sum(lane.told["scheduled"] for lane in self.lanes)
-            marks.append(
-                Mark(
-                    kind="censored",
-                    phase=self.phase.name,
-                    text=f"of {scheduled:,} calls {never_sent:,} were never sent and {cut_off:,} cut off (stopped with"
-                    " the phase, or past the time limit): their latencies are not known, those shown are lower bounds",
-                )
+            parts = [f"{never_sent:,} were never sent"] if never_sent else []
+            parts += [f"{cut_off:,} were cut off (stopped with the phase, or past the time limit)"] if cut_off else []
+            text = (
+                f"of {scheduled:,} calls {' and '.join(parts)}: their latencies are not known, those shown are lower "
             )
+            marks.append(Mark(kind="censored", phase=self.phase.name, text=text + "bounds"))
         if lost := self.strain.lost_calls:
             text = f"{lost:,} calls ended untold, since they came faster than they could be counted"
             marks.append(Mark(kind="note", phase=self.phase.name, text=text))

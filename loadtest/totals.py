@@ -7,10 +7,10 @@ others already) and neither E2E nor TPOT; one that failed enters none, however l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +18,7 @@ import numpy.typing as npt
 from loadtest.histogram import Floats, Histogram
 from loadtest.messages import Call
 from loadtest.scenario import Objectives
-from loadtest.summary import Distribution, Results
+from loadtest.summary import Distribution, Moment, Results
 
 MOST_CODES: Final = 50
 OTHER_CODE: Final = "other"
@@ -66,6 +66,23 @@ class Columns:
     def has_ttft(self) -> Truths:
         """Whether the call's TTFT counts: it is done or was left on purpose, and a token came."""
         return ~(self.is_failed | np.isnan(self.first))
+
+
+class Within(NamedTuple):
+    """Which part of a phase's answers, and of its tokens, came while its load lasted, 0 to 1."""
+
+    done: float
+    tokens: float
+
+    @classmethod
+    def of(cls, moments: Iterable[Moment], ends_at: float) -> Within:
+        """From time lines, as near as these tell: a stretch that reaches past the end is divided evenly."""
+        done = tokens = done_before = tokens_before = 0.0
+        for moment in moments:
+            part = min(max((ends_at - moment.at) / moment.seconds, 0.0), 1.0)
+            done, tokens = done + moment.done, tokens + moment.tokens
+            done_before, tokens_before = done_before + part * moment.done, tokens_before + part * moment.tokens
+        return cls(done_before / done if done else 0.0, tokens_before / tokens if tokens else 0.0)
 
 
 @dataclass(slots=True)
@@ -141,17 +158,22 @@ class Totals:
         for code, count in other.codes.items():
             self.add_code(code, count)
 
-    def results(self, name: str, told: dict[str, int], seconds: float) -> Results:
-        """All as figures, with what the streams' process has told in counts; rates are over `seconds`."""
+    def results(self, name: str, told: dict[str, int], load_seconds: float, within: Within) -> Results:
+        """All as figures, with what the streams' process has told in counts.
+
+        Rates are of what came within the load, over its seconds: a stream that takes two minutes to end after it would
+        else make a server of any speed look slow.
+        """
+        a_second = 1 / load_seconds if load_seconds > 0 else 0.0
         wanted = self.tokens_asked - self.tokens_cancelled
         counts: dict[str, Any] = {counted: getattr(self, counted) for counted in _COUNTED}
         measured: dict[str, Any] = {each: distribution(getattr(self, each)) for each in _MEASURED}
         return Results(
             name=name,
             codes=dict(sorted(self.codes.items(), key=lambda item: (-item[1], item[0]))),
-            done_per_second=self.done / seconds if seconds > 0 else 0.0,
-            good_per_second=self.good / seconds if seconds > 0 else 0.0,
-            tokens_per_second=self.tokens_received / seconds if seconds > 0 else 0.0,
+            done_per_second=self.done * within.done * a_second,
+            good_per_second=self.good * within.done * a_second,
+            tokens_per_second=self.tokens_received * within.tokens * a_second,
             share_served=self.tokens_received / wanted if wanted > 0 else None,
             **{**told, **counts, **measured},
         )

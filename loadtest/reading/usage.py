@@ -57,7 +57,7 @@ the slope of its RSS with a 95 % confidence; what happens in the warm-up does no
 SOAK_MORE = """\
 examples:
   penstock loadtest soak http://127.0.0.1:8080/v1 --model tiny --pid 4711 --users 50 --duration 8h
-  penstock loadtest soak http://127.0.0.1:8080/v1 --model tiny --pid $(pidof penstock) --rate 20 --most-growth 8Mi
+  penstock loadtest soak -f scenario.yaml --pid $(pgrep -of 'penstock serve') --most-growth 8Mi
 
 exit codes: 0 good; 1 no call was done, more failed than --most-failed allows, or memory grew by more than
 --most-growth; 2 misused; 130 interrupted (the report is still made)

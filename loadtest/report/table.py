@@ -6,6 +6,7 @@ and servers, so nothing of them reaches the terminal but what can be printed.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -28,6 +29,7 @@ from loadtest.summary import (
     SweepStep,
 )
 
+PIPED_WIDTH: Final = 112
 MIB: Final = 1 << 20
 GAP: Final = 2
 LEAST_NAME: Final = 12
@@ -37,6 +39,11 @@ MOST_TENANTS: Final = 20
 MOST_COUNTS: Final = 20
 LOUD: Final = {"client-bound": "bold red", "machine-bound": "bold red", "censored": "bold yellow"}
 COUNTED_THINGS: Final = {"rate": "calls a second", "users": "users"}
+
+
+def result_console() -> Console:
+    """Where results are printed: this terminal, or, where there is none, as wide as all columns need."""
+    return Console(highlight=False) if sys.stdout.isatty() else Console(highlight=False, width=PIPED_WIDTH)
 
 
 def print_summary(summary: Summary, console: Console, files: Mapping[str, str] | None = None) -> None:

@@ -73,6 +73,9 @@ class Own:
 
     done: int = 0
     cancelled: int = 0
+    unreported: int = 0
+    """Calls whose usage nobody told us."""
+
     tokens: int = 0
     prompt_tokens: int = 0
     codes: Counter[str] = field(default_factory=Counter)
@@ -82,6 +85,7 @@ class Own:
         self.reached += results.sent - sum(results.codes.get(code, 0) for code in _NEVER_THERE)
         self.done += results.done
         self.cancelled += results.cancelled
+        self.unreported += results.cancelled + results.failed - results.refused
         self.tokens += results.tokens_received
         self.prompt_tokens += results.prompt_tokens_reported
         self.codes.update(results.codes)
@@ -259,6 +263,11 @@ def compare_counts(before: Sequence[Reading], after: Sequence[Reading], phases: 
         if known.name in sources
         for count in _counts(known, grown, tenants, everybody, ", ".join(sources[known.name]))
     ]
+    if everybody.unreported and counts:
+        notes.append(
+            f"{everybody.unreported:,} calls were left on purpose or failed, and brought no usage: a server may have "
+            "counted their prompts, and tokens that nobody read any more"
+        )
     return Counted(counts, notes)
 
 

@@ -186,7 +186,9 @@ def test_sweeps_are_compared_by_their_saturation(before: Found, after: Found, ve
     (only,) = comparison.rows
     assert (only.metric, only.verdict, only.is_over) == ("saturation", verdict, is_over)
     assert len(comparison.notes) == sum(each[0] is None for each in (before, after))
-    assert any(line.startswith("saturation ") for line in printed(comparison))
+    lines = printed(comparison)
+    assert any(line.startswith("saturation ") for line in lines)
+    assert any(line.startswith("The row has a confidence of 95 %") for line in lines)
 
 
 def test_sweeps_of_different_things_or_without_saturation_have_no_row() -> None:

@@ -10,7 +10,7 @@ from loadtest.isolation import isolation, ttft_of, ttft_ratio
 from loadtest.scenario import Phase
 from loadtest.statistics import Stretches
 from loadtest.summary import Moment, PhaseResults
-from loadtest.totals import Totals
+from loadtest.totals import Totals, Within
 from tests.loadtest.summaries import a_strain
 
 TOLD = dict.fromkeys(("scheduled", "sent", "never_sent", "clipped", "skipped", "events", "reads"), 0)
@@ -36,8 +36,8 @@ def a_phase(name: str, *, is_counted: bool = True, **ttft: Floats) -> tuple[Phas
         load_seconds=30.0,
         seconds=30.0,
         is_counted=is_counted,
-        tenants=[empty.results(tenant, TOLD, 30.0) for tenant in ttft],
-        all=empty.results("all", TOLD, 30.0),
+        tenants=[empty.results(tenant, TOLD, 30.0, Within(1.0, 1.0)) for tenant in ttft],
+        all=empty.results("all", TOLD, 30.0, Within(1.0, 1.0)),
         strain=a_strain(),
         timeline={tenant: moments(values, 60) for tenant, values in ttft.items()},
     )

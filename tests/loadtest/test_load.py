@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from loadtest import load as load_module
-from loadtest.load import REFUSED_PAUSE_SECONDS
+from loadtest.load import FAILED_PAUSE_SECONDS
 from loadtest.messages import Call, Lane
 from loadtest.scenario import Arrivals, Cancel, Phase, Scenario, Span, Target, Tenant
 from loadtest.schedule import Schedule
@@ -193,7 +193,7 @@ def test_a_user_whose_connection_is_refused_does_not_try_again_at_once() -> None
     live(stage, lambda: stage.run(stage.load(a_scenario(Arrivals("closed", users=3), 2.0))))
     (calls,) = stage.calls
     assert {call.code for call in calls} == {"refused_connection"}
-    assert len(calls) == 3 * round(2.0 / REFUSED_PAUSE_SECONDS)
+    assert len(calls) == 3 * round(2.0 / FAILED_PAUSE_SECONDS)
     assert {call.sent - call.ended for call in calls} == {0.0}  # it never was
 
 

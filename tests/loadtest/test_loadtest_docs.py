@@ -133,7 +133,7 @@ def test_every_command_line_that_it_shows_is_one(line: str, tmp_path: Path, monk
     monkeypatch.chdir(tmp_path)
     Path("conv.csv").touch()
     Path("scenario.yaml").write_text(next(text for text in blocks("yaml") if "phases:" in text), encoding="utf-8")
-    words = shlex.split(line.replace("$(pidof my-server)", "4711"))
+    words = shlex.split(line.replace("$(pgrep -of my-server)", "4711"))
     assert " ".join(words[:2]) == usage.PROG
     args = parse(words[2:])
     if args.action in ("run", "sweep", "soak"):

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from loadtest.histogram import Histogram
 from loadtest.messages import Call
 from loadtest.scenario import Objectives
-from loadtest.summary import Results
-from loadtest.totals import MOST_CODES, OTHER_CODE, Columns, Totals, distribution
+from loadtest.summary import Moment, Results
+from loadtest.totals import MOST_CODES, OTHER_CODE, Columns, Totals, Within, distribution
 from tests.loadtest.calls import a_call, a_cancelled_call, a_refused_call
 
 TOLD = dict.fromkeys(("scheduled", "sent", "never_sent", "clipped", "skipped", "events", "reads"), 0)
@@ -30,7 +30,7 @@ def totals(*calls: Call, objectives: Objectives = NONE, is_streamed: bool = True
 
 
 def results(*calls: Call, seconds: float = 10.0, **how: Any) -> Results:
-    return totals(*calls, **how).results("victim", TOLD, seconds)
+    return totals(*calls, **how).results("victim", TOLD, seconds, Within(1.0, 1.0))
 
 
 def test_a_call_that_is_done_enters_every_latency_from_when_it_was_due() -> None:
@@ -74,7 +74,7 @@ def test_codes_are_told_by_how_many_and_bounded() -> None:
     for number in range(3 * MOST_CODES):
         batch = [a_refused_call(code=f"500 {number}"), a_refused_call(code="429 token_rate")]
         made.take(Columns(batch), NONE, True)
-    codes = made.results("victim", TOLD, 1.0).codes
+    codes = made.results("victim", TOLD, 1.0, Within(1.0, 1.0)).codes
     assert len(codes) == MOST_CODES + 1
     assert list(codes)[:2] == ["429 token_rate", OTHER_CODE]
     assert sum(codes.values()) == made.failed == 6 * MOST_CODES
@@ -156,10 +156,20 @@ def test_a_call_of_less_than_two_tokens_has_no_time_per_token(tokens: int) -> No
     assert results(a_call(completion_tokens=tokens, events=1)).tpot.count == 0
 
 
-def test_rates_are_by_the_whole_phase_and_none_of_no_time() -> None:
+def test_rates_are_of_what_came_within_the_load_and_none_of_no_time() -> None:
     of = results(a_call(), a_call(), seconds=4.0)
     assert (of.done_per_second, of.good_per_second, of.tokens_per_second) == (0.5, 0.5, 2.5)
     assert results(a_call(), seconds=0.0).done_per_second == 0.0
+    half = totals(a_call(), a_call()).results("victim", TOLD, 4.0, Within(0.5, 0.2))
+    assert (half.done_per_second, half.good_per_second, half.tokens_per_second) == (0.25, 0.25, 0.5)
+
+
+def test_what_came_within_the_load_is_told_from_the_time_line_to_its_end() -> None:
+    line = [Moment(at=10.0, seconds=2.0, done=4, tokens=10), Moment(at=12.0, seconds=2.0, done=4, tokens=30)]
+    assert Within.of(line, 14.0) == Within(1.0, 1.0)
+    assert Within.of(line, 13.0) == Within(0.75, 25 / 40)
+    assert Within.of(line, 9.0) == Within(0.0, 0.0)
+    assert Within.of([], 9.0) == Within(0.0, 0.0)
 
 
 @pytest.mark.parametrize(

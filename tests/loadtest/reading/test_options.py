@@ -441,7 +441,7 @@ def test_help_teaches_what_it_is_for_with_examples_and_exit_codes(
 
 
 def examples() -> list[str]:
-    said = "\n".join(more for _, _, more in ACTIONS.values()).replace("$(pidof penstock)", "4711")
+    said = "\n".join(more for _, _, more in ACTIONS.values()).replace("$(pgrep -of 'penstock serve')", "4711")
     lines = [line.strip() for line in said.splitlines() if line.startswith(f"  {usage.PROG}")]
     return [line.split("   ")[0].removeprefix(usage.PROG) for line in lines if "ACTION" not in line]
 
