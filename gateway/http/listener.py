@@ -198,7 +198,9 @@ class Listener:
                 async with asyncio.timeout(CLOSE_SECONDS):
                     await self.wait_closed()
         for connection in self._connections():
-            connection.transport.abort()
+            # asyncio's TLS transport, closed twice, has let go of its protocol, and cannot be aborted any more
+            with contextlib.suppress(AttributeError):
+                connection.transport.abort()
         await self.wait_closed()
         if self.state.tasks:
             await asyncio.wait(list(self.state.tasks))

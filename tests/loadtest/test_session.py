@@ -33,7 +33,11 @@ async def run(words: list[str], folder: Path, asked: Asked, begun: Callable[[Pro
     seen: dict[bytes, int] = {}
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
+        try:
+            head = await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:  # only whether somebody is there was asked
+            writer.close()
+            return
         method = head.split(b" ")[0]
         seen[method] = seen.get(method, 0) + 1
         body = await asked(head, seen[method] - 1)
