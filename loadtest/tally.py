@@ -318,7 +318,12 @@ class Tally:
 
 
 def _without_keys(scenario: Scenario) -> dict[str, Any]:
+    """The scenario as it may be shown: without keys, and without words of the body, which may be secrets, too."""
     asked: dict[str, Any] = msgspec.to_builtins(scenario)
     for tenant in asked["tenants"]:
         del tenant["key"]
+    body = asked["target"]["body"]
+    asked["target"]["body"] = {
+        name: value if isinstance(value, bool | int | float | None) else "…" for name, value in body.items()
+    }
     return asked

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import math
 import re
+import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -223,11 +224,14 @@ async def fetch(urls: Sequence[str]) -> list[Reading]:
 async def fetch_settled(
     urls: Sequence[str], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 ) -> list[Reading]:
-    """Readings as they are once they no longer change, or after five seconds: calls that a client just left end later
+    """Readings as they are once they no longer change, or after some seconds: calls that a client just left end later
     at the server.
     """
     readings = await fetch(urls)
+    latest = time.monotonic() + MOST_SECONDS
     for _ in range(MOST_READINGS):
+        if time.monotonic() > latest:  # a server that takes long to answer is not asked twenty times
+            break
         await sleep(SETTLE_SECONDS)
         before, readings = readings, await fetch(urls)
         if [reading.samples for reading in before] == [reading.samples for reading in readings]:
@@ -334,11 +338,12 @@ def _address(url: str) -> str:
     return parts._replace(path="/metrics").geturl() if parts.path in {"", "/"} else url
 
 
-async def _fetch_one(client: httpx.AsyncClient, url: str) -> Reading:
+async def _fetch_one(client: httpx.AsyncClient, address: str) -> Reading:
     body = bytearray()
+    url = address.partition("?")[0]  # what is asked for may hold a token, which no report shall show
     try:
         async with asyncio.timeout(MOST_SECONDS):
-            async with client.stream("GET", url, headers={"accept": "text/plain"}) as answer:
+            async with client.stream("GET", address, headers={"accept": "text/plain"}) as answer:
                 if answer.status_code != 200:
                     raise Unreadable(f"{url} answers {answer.status_code}; give the address of a server's /metrics")
                 async for part in answer.aiter_bytes():

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loadtest.messages import Call, Ended, Lane, Progress, Sparse, Strain
-from loadtest.scenario import Phase, Scenario
+from loadtest.scenario import Phase, Scenario, Target
 from loadtest.summary import PhaseResults, Results, Summary, read, written
 from loadtest.tally import Points, Tally
 from loadtest.totals import Totals, Within
@@ -150,6 +150,14 @@ def test_a_phase_that_still_runs_is_closed_as_it_stands() -> None:
 def test_a_run_in_which_nothing_began_is_a_summary_too() -> None:
     summary = Tally(a_scenario(), "", "nothing").summary("interrupted")
     assert (summary.seconds, summary.phases, summary.isolation) == (0.0, [], [])
+
+
+def test_no_word_of_the_body_is_in_a_summary_for_it_may_be_a_secret() -> None:
+    body = {"token": "hush", "user": {"id": "hush"}, "ignore_eos": True}
+    scenario = a_scenario(target=Target("http://127.0.0.1:8080/v1", "tiny", body=body))
+    summary = Tally(scenario, "", "quiet").summary("complete")
+    assert b"hush" not in written(summary)
+    assert summary.scenario["target"]["body"] == {"token": "…", "user": "…", "ignore_eos": True}
 
 
 def test_no_key_is_in_a_summary() -> None:
