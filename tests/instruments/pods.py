@@ -108,7 +108,9 @@ async def _pod(module: str, options: dict[str, Any]) -> AsyncIterator[PodProcess
         line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
         assert line, f"{module} {options} ended with {await process.wait()} before it was ready"
         facts = json.loads(line)
-        limits = httpx.Limits(max_connections=None, max_keepalive_connections=4)
+        # llama.cpp's server drops a connection after a streamed answer without saying so: none of its is kept
+        kept = 0 if module.endswith("llamacpp") else 4
+        limits = httpx.Limits(max_connections=None, max_keepalive_connections=kept)
         async with httpx.AsyncClient(base_url=facts["ready"], timeout=10.0, limits=limits, trust_env=False) as client:
             yield PodProcess(facts["ready"], process.pid, facts, client, process)
     finally:
