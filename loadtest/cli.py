@@ -18,9 +18,8 @@ from loadtest.reading.faults import ScenarioError
 from loadtest.reading.options import parse, scenario_of
 from loadtest.report.page import page
 from loadtest.report.table import print_summary, result_console
+from loadtest.session import GOOD, MISUSED, WANTING
 from loadtest.summary import Summary
-
-GOOD, WANTING, MISUSED = 0, 1, 2
 
 
 def main(words: Sequence[str], parser: type[argparse.ArgumentParser] = argparse.ArgumentParser) -> int:

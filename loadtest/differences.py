@@ -29,11 +29,11 @@ from loadtest.statistics import (
     resampled_means,
     resampled_quantiles,
 )
-from loadtest.summary import Distribution, Moment, PhaseResults, Results
+from loadtest.summary import FEWEST_FOR_P99, Distribution, Moment, PhaseResults, Results
 
 Verdict = Literal["same", "better", "worse", "unsure"]
 
-FEWEST: Final = {0.5: 20, 0.99: 100}  # of both sides; a row with fewer is left out
+FEWEST: Final = {0.5: 20, 0.99: FEWEST_FOR_P99}  # of both sides; a row with fewer is left out
 LEAST_CHANGE: Final = 0.016  # one bucket of the histogram: smaller changes are none
 LEAST_WORTH: Final = 0.1  # of a call; a queue may make first tokens more alike than it makes what follows them
 SEED: Final = 20_240_607  # of resampling alone: the same two files give the same table

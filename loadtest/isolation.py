@@ -13,9 +13,8 @@ import numpy as np
 
 from loadtest.scenario import Phase
 from loadtest.statistics import Interval, Stretches, interval, resampled_quantiles
-from loadtest.summary import Isolation, Moment, PhaseResults
+from loadtest.summary import FEWEST_FOR_P99, Isolation, Moment, PhaseResults
 
-FEWEST_FOR_P99: Final = 100
 SEED: Final = 20_240_607  # of the resampling alone: the same run is told with the same intervals
 
 

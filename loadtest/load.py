@@ -21,7 +21,7 @@ import numpy as np
 from loadtest.answer import Answer
 from loadtest.client import Client, Flight
 from loadtest.histogram import Histogram
-from loadtest.messages import Call, Lane, Run, Sparse
+from loadtest.messages import CANCELLED, Call, Lane, Run, Sparse
 from loadtest.prompts import Prompts
 from loadtest.scenario import Scenario
 from loadtest.schedule import ClosedUsers, Planned, Schedule
@@ -262,7 +262,7 @@ class Load:
 
     def _think(self, flight: _Flown) -> None:
         pause = self._pauses[flight.lane, flight.user]
-        if flight.code not in ("", "cancelled"):
+        if flight.code not in ("", CANCELLED):
             pause = max(pause, FAILED_PAUSE_SECONDS)
         at = self.seconds + pause
         call = self._user_calls(flight.lane, flight.user, at)
@@ -276,7 +276,7 @@ class Load:
         answer = flight.answer
         state.events += answer.events
         state.reads += answer.reads
-        if flight.code in ("", "cancelled"):
+        if flight.code in ("", CANCELLED):
             state.gaps.extend(answer.gaps)
             folded = answer.folded()
             if folded is not None:

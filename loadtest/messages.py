@@ -64,6 +64,10 @@ class Sparse(msgspec.Struct, array_like=True):
         return Histogram.of(self.buckets, self.counts, self.total, self.least, self.greatest)
 
 
+CANCELLED = "cancelled"
+"""The code of a call that its client left on purpose."""
+
+
 class Call(msgspec.Struct, array_like=True, gc=False):
     """One call that ended, as its client saw it.
 

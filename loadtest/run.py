@@ -12,10 +12,10 @@ import contextlib
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Protocol, cast
+from typing import Protocol
 
 from loadtest.messages import (
     Begin,
@@ -27,10 +27,9 @@ from loadtest.messages import (
     Ready,
     Run,
     Stop,
-    ToStreams,
-    encode,
     from_streams,
 )
+from loadtest.pair import End
 from loadtest.scenario import Phase, Scenario
 from loadtest.strain import marks
 from loadtest.summary import Mark, PhaseResults, Summary, SweepStep
@@ -83,15 +82,15 @@ class Control:
             streams.tell(Stop())
 
 
-class _Streams(asyncio.Protocol):
-    """The streams' process, and the socket pair's end on this side."""
+class _Streams:
+    """The streams' process, and this side's end of the socket pair."""
 
-    def __init__(self) -> None:
-        self.messages: asyncio.Queue[FromStreams | None] = asyncio.Queue()
-        self.pid = 0
-        self._frames = from_streams()
-        self._transport: asyncio.WriteTransport | None = None
-        self._process: asyncio.subprocess.Process | None = None
+    def __init__(self, process: asyncio.subprocess.Process, end: End[FromStreams]) -> None:
+        self.pid = process.pid
+        self.messages = end.messages
+        self.tell = end.tell
+        self._process = process
+        self._end = end
 
     @classmethod
     async def start(cls, begin: Begin) -> _Streams:
@@ -107,8 +106,8 @@ class _Streams(asyncio.Protocol):
                 pass_fds=[theirs.fileno()],
                 start_new_session=True,
             )
-        _, streams = await asyncio.get_running_loop().create_connection(cls, sock=ours)
-        streams._process, streams.pid = process, process.pid
+        _, end = await asyncio.get_running_loop().create_connection(lambda: End(from_streams()), sock=ours)
+        streams = cls(process, end)
         streams.tell(begin)
         try:
             first = await asyncio.wait_for(streams.messages.get(), READY_SECONDS)
@@ -120,32 +119,14 @@ class _Streams(asyncio.Protocol):
             raise StreamsFailed(why)
         return streams
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        for message in self._frames.feed(data):
-            self.messages.put_nowait(message)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self.messages.put_nowait(None)
-
-    def tell(self, message: ToStreams) -> None:
-        """Send a message, if it still listens."""
-        if self._transport is not None:
-            self._transport.write(encode(message))
-
     async def close(self) -> None:
         """End it."""
-        if self._transport is not None:
-            self._transport.close()
-        if self._process is not None:
-            try:
-                await asyncio.wait_for(self._process.wait(), CLOSE_SECONDS)
-            except TimeoutError:
-                self._process.kill()
-                await self._process.wait()
+        self._end.close()
+        try:
+            await asyncio.wait_for(self._process.wait(), CLOSE_SECONDS)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
 
 
 async def run_scenario(
@@ -157,7 +138,7 @@ async def run_scenario(
     watchers: Sequence[Watcher] = (),
     control: Control | None = None,
     keep_gaps: bool = False,
-    on_ready: object = None,
+    on_ready: Callable[[int], None] | None = None,
 ) -> Summary:
     """Run it, and sum it up. `addresses` are where the target's URLs were found to lie, in their order.
 
@@ -168,7 +149,7 @@ async def run_scenario(
     begin = Begin(scenario, list(addresses), open_streams, keep_gaps)
     streams = await _Streams.start(begin)
     control._streams.append(streams)
-    if callable(on_ready):
+    if on_ready is not None:
         on_ready(streams.pid)
     run = _Running(scenario, streams, control, watchers, name)
     try:

@@ -36,7 +36,7 @@ from loadtest.server.watch import Unwatchable, Watch
 from loadtest.summary import Mark, PhaseResults, Summary, SweepStep
 from loadtest.tally import Now
 from loadtest.totals import STOPPED
-from loadtest.traces import read_trace
+from loadtest.traces import rows_of
 from tenancy.units import format_duration
 
 GOOD, WANTING, MISUSED, INTERRUPTED = 0, 1, 2, 130
@@ -59,9 +59,7 @@ def run(args: argparse.Namespace, scenario: Scenario) -> int:
             ask_unless_loopback(address, load=_load_in_words(scenario), assume_yes=args.yes, ask=_asker())
         addresses = [reachable(address) for address in resolved]
         room = _room(scenario, addresses)
-        if scenario.trace is not None:
-            names = [tenant.name for tenant in scenario.tenants]
-            read_trace(scenario.trace, names, seed=scenario.seed, most_rows=scenario.bounds.requests)
+        rows_of(scenario)  # a wrong trace is told before anything is loaded; the streams' process reads its own
         watch = Watch(args.pid) if args.pid is not None else None
         files = _files(args)
     except (Refused, Unwatchable, FileFault, ValueError, OSError) as wrong:

@@ -18,7 +18,7 @@ from typing import Protocol
 
 from loadtest.histogram import Histogram
 from loadtest.messages import Sparse, Strain
-from loadtest.summary import Mark, StrainSummary
+from loadtest.summary import FEWEST_FOR_P99, Mark, StrainSummary
 
 TICK_SECONDS = 0.02
 STALL_SECONDS = 0.25
@@ -33,7 +33,6 @@ MOST_STARVED = 0.20
 WINDOW_SECONDS = 5.0  # the busiest stretch of this length is held against MOST_CORE: a phase's ends would dilute it
 
 _MOST_TICKS_AT_ONCE = 180_000  # a stop of more than an hour counts as one of an hour
-_FEWEST_FOR_P99 = 100
 
 
 class Timer(Protocol):
@@ -269,7 +268,7 @@ def _share(now: float | None, before: float | None, seconds: float) -> float:
 
 
 def _p99(histogram: Histogram) -> float | None:
-    return histogram.quantile(0.99) if histogram.count >= _FEWEST_FOR_P99 else None
+    return histogram.quantile(0.99) if histogram.count >= FEWEST_FOR_P99 else None
 
 
 def _client_reasons(strain: StrainSummary) -> list[str]:

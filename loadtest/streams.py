@@ -17,7 +17,6 @@ import socket
 import ssl
 import sys
 import time
-from typing import cast
 from urllib.parse import urlsplit
 
 import uvloop
@@ -28,73 +27,38 @@ from loadtest.messages import (
     Begin,
     Ended,
     Failed,
-    FromStreams,
     Progress,
     Ready,
     Run,
     Stop,
     ToStreams,
-    encode,
     to_streams,
 )
+from loadtest.pair import End
 from loadtest.prompts import Prompts
 from loadtest.scenario import PATHS, Scenario, Tenant
 from loadtest.schedule import Schedule
 from loadtest.strain import StrainMeter
-from loadtest.traces import TraceError, TraceRows, read_trace
+from loadtest.traces import TraceError, rows_of
 
 TICK_SECONDS = 0.25
 MOST_UNREAD_BYTES = 8 << 20  # then what came is kept back until the other process reads again
 
 
-class _Pipe(asyncio.Protocol):
-    """The socket pair's end: messages in, messages out."""
-
-    def __init__(self) -> None:
-        self.messages: asyncio.Queue[ToStreams | None] = asyncio.Queue()
-        self._frames = to_streams()
-        self._transport: asyncio.WriteTransport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.WriteTransport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        for message in self._frames.feed(data):
-            self.messages.put_nowait(message)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._transport = None
-        self.messages.put_nowait(None)
-
-    @property
-    def is_read(self) -> bool:
-        """Whether the other process keeps up."""
-        return self._transport is not None and self._transport.get_write_buffer_size() < MOST_UNREAD_BYTES
-
-    def tell(self, message: FromStreams) -> None:
-        if self._transport is not None:
-            self._transport.write(encode(message))
-
-    async def close(self) -> None:
-        """Let what was told last get out, and close this end."""
-        if self._transport is not None:
-            self._transport.close()
-            while await self.messages.get() is not None:
-                pass
-
-
 async def main(end: socket.socket) -> None:
     """Do as the other end says, until it is closed."""
     loop = asyncio.get_running_loop()
-    _, pipe = await loop.create_connection(_Pipe, sock=end)
+    _, pipe = await loop.create_connection(lambda: End(to_streams()), sock=end)
     first = await pipe.messages.get()
     if not isinstance(first, Begin):
         return
     try:
-        rows = _trace_rows(first.scenario)
+        rows = rows_of(first.scenario)
     except (TraceError, OSError) as wrong:
         pipe.tell(Failed(str(wrong)))
-        await pipe.close()
+        pipe.close()
+        while await pipe.messages.get() is not None:  # until what was told last is out
+            pass
         return
     clients = [
         Client(_connect(loop, url, address), time.monotonic, loop)
@@ -132,7 +96,9 @@ async def main(end: socket.socket) -> None:
         await client.close()
 
 
-async def _run(load: Load, index: int, pipe: _Pipe, meter: StrainMeter, loop: asyncio.AbstractEventLoop) -> bool:
+async def _run(
+    load: Load, index: int, pipe: End[ToStreams], meter: StrainMeter, loop: asyncio.AbstractEventLoop
+) -> bool:
     """One phase, told four times a second; false where nobody listens any more."""
 
     def tell() -> None:
@@ -142,7 +108,8 @@ async def _run(load: Load, index: int, pipe: _Pipe, meter: StrainMeter, loop: as
         while True:
             await asyncio.sleep(TICK_SECONDS)
             load.end_overdue()
-            if pipe.is_read:
+            unread = pipe.unread_bytes
+            if unread is not None and unread < MOST_UNREAD_BYTES:
                 tell()
 
     meter.take()  # what lay between two phases is no strain of this one
@@ -196,13 +163,6 @@ def _connect(loop: asyncio.AbstractEventLoop, url: str, address: tuple[str, int]
     parts = urlsplit(url)
     tls = ssl.create_default_context() if parts.scheme == "https" else None
     return connect_to(loop, address, tls=tls, name=parts.hostname or "")
-
-
-def _trace_rows(scenario: Scenario) -> TraceRows | None:
-    if scenario.trace is None:
-        return None
-    names = [tenant.name for tenant in scenario.tenants]
-    return read_trace(scenario.trace, names, seed=scenario.seed, most_rows=scenario.bounds.requests)
 
 
 if __name__ == "__main__":

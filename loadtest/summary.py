@@ -11,6 +11,8 @@ from typing import Any
 import msgspec
 
 VERSION = 1
+FEWEST_FOR_P99 = 100
+"""Samples under which no p99 is told: of fewer, it would only be the greatest of them."""
 
 
 class Distribution(msgspec.Struct, kw_only=True):

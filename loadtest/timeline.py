@@ -12,14 +12,13 @@ from typing import Final
 import numpy as np
 
 from loadtest.histogram import SIZE, Counts, Floats, Histogram, buckets_of, edges
-from loadtest.summary import Moment
+from loadtest.summary import FEWEST_FOR_P99, Moment
 
 FIRST_STRETCH_SECONDS: Final = 0.25
 MOST_STRETCHES: Final = 240
 MOST_IN_ALL: Final = 12_000  # many tenants have fewer stretches each, so that a report stays readable by a machine
 FEWEST_STRETCHES: Final = 40
 MOST_PENDING: Final = 65_536
-FEWEST_FOR_P99: Final = 100
 
 SCHEDULED, DONE, FAILED, TOKENS, OPEN = range(5)
 

@@ -16,18 +16,17 @@ import numpy as np
 import numpy.typing as npt
 
 from loadtest.histogram import Floats, Histogram
-from loadtest.messages import Call
+from loadtest.messages import CANCELLED, Call
 from loadtest.scenario import Objectives
-from loadtest.summary import Distribution, Moment, Results
+from loadtest.summary import FEWEST_FOR_P99, Distribution, Moment, Results
 
 MOST_CODES: Final = 50
 OTHER_CODE: Final = "other"
 STOPPED: Final = "stopped"
 TIMEOUT: Final = "timeout"
-CANCELLED: Final = "cancelled"
 REFUSALS: Final = (429, 503)
 # a quantile is told from 1/(1 − q) samples on: of fewer, it would only be the greatest of them
-FEWEST: Final = {0.5: 1, 0.9: 10, 0.95: 20, 0.99: 100, 0.999: 1000}
+FEWEST: Final = {0.5: 1, 0.9: 10, 0.95: 20, 0.99: FEWEST_FOR_P99, 0.999: 1000}
 
 Truths = npt.NDArray[np.bool_]
 

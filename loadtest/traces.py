@@ -37,7 +37,7 @@ from typing import TextIO
 import numpy as np
 from numpy.typing import NDArray
 
-from loadtest.scenario import Columns, Trace
+from loadtest.scenario import Columns, Scenario, Trace
 
 AS_IT_WAS, CLIPPED, SKIPPED = 0, 1, 2
 """What became of a row that the context may have been too small for."""
@@ -101,6 +101,14 @@ class TraceRows:
         """How many rows are the tenant's, in all or with one fate."""
         is_theirs = self.tenants == tenant
         return int(np.count_nonzero(is_theirs if fate is None else is_theirs & (self.fates == fate)))
+
+
+def rows_of(scenario: Scenario) -> TraceRows | None:
+    """The rows of a scenario's trace, if it has one. Raises as `read_trace` does."""
+    if scenario.trace is None:
+        return None
+    names = [tenant.name for tenant in scenario.tenants]
+    return read_trace(scenario.trace, names, seed=scenario.seed, most_rows=scenario.bounds.requests)
 
 
 def read_trace(trace: Trace, tenants: Sequence[str], *, seed: int, most_rows: int) -> TraceRows:

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from loadtest.histogram import Histogram
-from loadtest.messages import Call
+from loadtest.messages import CANCELLED, Call
 from loadtest.report.formats import (
     INFINITE,
     QUANTILES,
@@ -24,7 +24,7 @@ from loadtest.report.formats import (
     quantile,
     write_file,
 )
-from loadtest.report.lines import CANCELLED, JsonLines, tokens
+from loadtest.report.lines import JsonLines, tokens
 from loadtest.summary import PhaseResults, Summary
 
 _Value = dict[str, float | str | list[float]]

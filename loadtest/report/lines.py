@@ -31,10 +31,9 @@ from typing import Final
 
 import msgspec
 
-from loadtest.messages import Call
+from loadtest.messages import CANCELLED, Call
 
 FLUSH_BYTES: Final = 256 * 1024
-CANCELLED: Final = "cancelled"
 
 
 class FileFault(Exception):

@@ -12,10 +12,9 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from loadtest.histogram import edges, middles
-from loadtest.summary import Distribution, Moment, PhaseResults, Summary
+from loadtest.summary import FEWEST_FOR_P99, Distribution, Moment, PhaseResults, Summary
 
 MOST_SERIES = 12
-_FEWEST_FOR_P99 = 100  # the summary's own rule
 _NAMED = {0.5: "p50", 0.9: "p90", 0.95: "p95", 0.99: "p99", 0.999: "p999"}
 
 
@@ -125,7 +124,7 @@ def slots_of(phase: PhaseResults, series: Series, width_seconds: float) -> list[
         groups.setdefault(int((moment.at - phase.at) / width + 1e-6), []).append(moment)
     calls = sorted(count for group in groups.values() if (count := sum(sum(moment.ttft_counts) for moment in group)))
     # one kind of figure for most of a line, or it would jump between them wherever slots hold about a hundred
-    tells_p99 = bool(calls) and calls[len(calls) // 2] >= _FEWEST_FOR_P99
+    tells_p99 = bool(calls) and calls[len(calls) // 2] >= FEWEST_FOR_P99
     return [_slot(group, tells_p99) for _, group in sorted(groups.items())]
 
 
@@ -159,6 +158,6 @@ def _ttft(moments: list[Moment], counts: Counter[int], tells_p99: bool) -> tuple
     slowest = float(edges([max(counts)])[1][0])
     pool = Pool(counts.total(), float(edges([min(counts)])[0][0]), slowest, counts)
     p50 = only.ttft_p50 if only and only.ttft_p50 is not None else pool.quantiles((0.5,))[0]
-    if not tells_p99 or pool.count < _FEWEST_FOR_P99:
+    if not tells_p99 or pool.count < FEWEST_FOR_P99:
         return p50, float(middles([max(counts)])[0]), True
     return p50, only.ttft_p99 if only and only.ttft_p99 is not None else pool.quantiles((0.99,))[0], False

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from loadtest.histogram import Histogram
-from loadtest.messages import Call, Progress, Strain
+from loadtest.messages import CANCELLED, Call, Progress, Strain
 from loadtest.report.live import view_for
 from loadtest.report.live_state import LiveState, LiveStrain, LiveTenant
 from loadtest.scenario import Phase, Scenario
@@ -56,7 +56,7 @@ class Showing:
 
     def calls_ended(self, phase: Phase, tenant: str, calls: Sequence[Call], started_epoch: float) -> None:
         codes = self._codes[tenant]
-        codes.update(call.code for call in calls if call.code not in ("", "cancelled"))
+        codes.update(call.code for call in calls if call.code not in ("", CANCELLED))
         if len(codes) > MOST_CODES:
             self._codes[tenant] = Counter(dict(codes.most_common(MOST_CODES)))
 

@@ -30,7 +30,9 @@ from loadtest.messages import (
     ToStreams,
     encode,
     from_streams,
+    to_streams,
 )
+from loadtest.pair import End
 from loadtest.scenario import Arrivals, Phase, Scenario, Target, Tenant, Trace
 from loadtest.strain import Own, StrainMeter
 from loadtest.streams import MOST_UNREAD_BYTES, road_of
@@ -251,8 +253,8 @@ async def nothing(pipe: Any, running: asyncio.Task[bool]) -> None:
 
 def run_phase(stage: World, scenario: Scenario, ear: Ear, *, own: Own | None = None, story: Story = nothing) -> bool:
     """A phase as the streams' process runs it."""
-    pipe = streams_module._Pipe()
-    pipe._transport = cast(asyncio.WriteTransport, ear)
+    pipe = End(to_streams())
+    pipe.connection_made(cast(asyncio.WriteTransport, ear))
     quiet = Own(lambda: 0.0, lambda: 0.0, lambda: None, lambda: 1)
 
     async def whole() -> bool:
