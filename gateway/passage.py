@@ -71,12 +71,11 @@ class Passage:
             if now - self.call.arrived_at >= self._head_after_seconds and sink.start_now(200, self.early_head()):
                 sink.write_event(HEARTBEAT)
                 self._quiet_since = now
-        elif sink.writes != self._beat_pieces:
-            self._beat_pieces = sink.writes
+        elif sink.pieces != self._beat_pieces:
+            self._beat_pieces = sink.pieces
             self._quiet_since = now
         elif now - self._quiet_since >= self._heartbeat_seconds:
             sink.write_event(HEARTBEAT)
-            self._beat_pieces = sink.writes
             self._quiet_since = now
 
     def expire(self) -> None:

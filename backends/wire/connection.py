@@ -1,7 +1,7 @@
 """One connection to a pod: bytes out, bytes in, one transfer at a time.
 
 `data_received` is the hottest line of the gateway: nearly every token passes it as a read that is exactly one chunk,
-and then it is passed on with two comparisons (`framing.frame_heads`), no parsing, no clock and no allocation.
+and then it is passed on with two comparisons (`framing.frame_heads`), no parsing and no clock.
 Everything else goes through `Framing`.
 
 What a connection's end means is decided here: the end of an answer that lasts until the close, a break, or, where a
@@ -15,7 +15,7 @@ from enum import IntEnum
 from typing import Final, Protocol, cast
 
 from backends.outcome import Ending
-from backends.wire.framing import FAST_BYTES_MAX, NO_FRAME, Framing
+from backends.wire.framing import FAST_BYTES_MAX, FRAME_HEAD_BYTES, NO_FRAME, Framing
 from backends.wire.transfer import Receiver, Transfer
 
 
@@ -59,6 +59,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_deliver",
+        "_end_from",
         "_fast_end",
         "_framing",
         "_has_answered",
@@ -87,6 +88,7 @@ class Connection(asyncio.Protocol):
         # The fast way is open while `_heads` is a table of frames; else it is `NO_FRAME`, which nothing matches.
         self._heads = NO_FRAME
         self._fast_end = b""
+        self._end_from = 0  # where it begins, counted from a frame's end
         self._deliver = _nobody
 
     # For the pool
@@ -150,7 +152,12 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Pass on a read that is exactly one chunk with whole events; anything else takes the long way."""
         size = len(data)
-        if size < FAST_BYTES_MAX and data.startswith(self._heads[size]) and data.endswith(self._fast_end):
+        # Slices: `startswith` and `endswith` parse their arguments, and cost 0.2 µs more each.
+        if (
+            size < FAST_BYTES_MAX
+            and data[:FRAME_HEAD_BYTES] == self._heads[size]
+            and data[self._end_from :] == self._fast_end
+        ):
             transfer = self._transfer
             assert transfer is not None, "the fast way is a transfer's"
             transfer.pieces += 1
@@ -211,6 +218,7 @@ class Connection(asyncio.Protocol):
         if framing is not None and receiver is not None and framing.is_between_frames:
             self._heads = framing.fast_heads
             self._fast_end = framing.fast_end
+            self._end_from = -len(framing.fast_end)
             self._deliver = receiver.frames
         else:
             self._heads = NO_FRAME

@@ -1,22 +1,24 @@
 """One request as the connection hands it to the application: its client's side, and the cycle that carries its answer.
 
-`Client` is what the rest of the gateway knows of the connection. The cycles are uvicorn's, changed where its answers
-would not be ours: a crash is answered with an OpenAI error object, and HTTP/1.0 clients get their body unframed.
+`Client` is what the rest of the gateway knows of the connection. Answers to calls go through it to the transport
+directly: uvicorn's `send` looks at each header with two regular expressions, and writes head, body and end apart, each
+a system call; of a one-token request that was 48 of 420 µs, and two of three calls. Everything else is answered through
+`send`. The cycles are uvicorn's, changed where its answers would not be ours: a crash is answered with an OpenAI error
+object, and HTTP/1.0 clients get their body unframed.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from uvicorn.config import Config
 from uvicorn.protocols.http.flow_control import FlowControl
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from gateway.http.errors import INTERNAL_ERROR, Fault
-from gateway.http.outlet import Outlet
 from gateway.http.parse import request_id_of
 from gateway.record import Record
 from tenancy.policy import ServerSettings
@@ -24,6 +26,7 @@ from tenancy.policy import ServerSettings
 EXTENSION = "penstock.client"
 """Where a request's scope holds its `Client`, below `extensions`."""
 
+Headers = Iterable[tuple[bytes, bytes]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Notice = Callable[[], None]
 
@@ -53,20 +56,43 @@ class Face(Protocol):
         """A connection has ended."""
 
 
+class Answering(Protocol):
+    """What a client's answer changes of its uvicorn cycle, so that uvicorn's rules of keep-alive stay in force."""
+
+    default_headers: list[tuple[bytes, bytes]]
+    keep_alive: bool
+    more_body: bool
+    body: bytearray
+    waiting_for_100_continue: bool
+    response_started: bool
+    response_complete: bool
+    message_event: asyncio.Event
+    on_response: Callable[[], None]
+
+
+class Flowing(Protocol):
+    """What can be told to wait while the client is slow."""
+
+    def pause(self) -> None: ...
+
+    def resume(self) -> None: ...
+
+
 class Client:
     """The client's side of one request: where its answer goes, and when it leaves.
 
     `framed` says whether the body goes out in chunks, as HTTP/1.1 frames them; an HTTP/1.0 client gets payload until
-    the connection closes. `fault` is what the client was told when its body broke a bound.
+    the connection closes. `fault` is what the client was told when its body broke a bound. `cycle` is uvicorn's, until
+    the answer is complete or nobody waits for it.
     """
 
-    __slots__ = ("_flow", "_leave", "_pause", "_resume", "fault", "framed", "is_gone", "transport", "version")
+    __slots__ = ("_flow", "_following", "_leave", "cycle", "fault", "framed", "is_gone", "transport", "version")
 
-    def __init__(self, transport: Outlet, flow: FlowControl, version: str) -> None:
+    def __init__(self, transport: asyncio.Transport, flow: FlowControl, version: str) -> None:
         self._flow = flow
         self._leave: Notice | None = None
-        self._pause: Notice | None = None
-        self._resume: Notice | None = None
+        self._following: Flowing | None = None
+        self.cycle: Answering | None = None
         self.transport = transport
         self.version = version
         self.framed = version == "1.1"
@@ -88,19 +114,22 @@ class Client:
         else:
             self._leave = leave
 
-    def on_flow(self, pause: Notice | None, resume: Notice | None) -> None:
-        """Have these called when the client's transport is full, and when it takes more again.
+    def follow(self, flow: Flowing | None) -> None:
+        """Have this one pause when the client's transport is full, and resume when it takes more again.
 
-        Neither is called for what is so already: look at `write_paused` first. Forgotten when the answer is complete.
+        It is not told of what is so already: look at `write_paused` first. Forgotten when the answer is complete.
         """
-        self._pause = pause
-        self._resume = resume
+        self._following = flow
 
     async def read(self, receive: Receive) -> bytes | Fault | None:
         """The request's whole body; the fault that its client was told already; or `None` if it left before the end.
 
         Size and time are bounded by the connection. Where the body came with its head (the usual), nothing waits.
         """
+        cycle = self.cycle
+        if cycle is not None and not cycle.more_body:
+            whole, cycle.body = bytes(cycle.body), bytearray()
+            return whole
         message = await receive()
         body: bytes = message.get("body", b"")
         if message.get("more_body"):
@@ -113,6 +142,43 @@ class Client:
             return body
         return self.fault
 
+    async def drained(self) -> None:
+        """Wait until the client's transport takes more, where an earlier answer has not been read, or it has gone."""
+        if self._flow.write_paused and not self.is_gone:
+            await self._flow.drain()
+
+    def begin(self, status: int, headers: Headers) -> bytes:
+        """The head of the answer, to be written before anything else; the answer counts as begun.
+
+        Headers are the gateway's own, lower-case and without line breaks. One without content-length is streamed.
+        """
+        cycle = self.cycle
+        if cycle is None:
+            return b""
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = False
+        lines = [STATUS_LINE[status]]
+        is_sized = False
+        for name, value in (*cycle.default_headers, *headers):
+            lines += (name, b": ", value, b"\r\n")
+            is_sized = is_sized or name == b"content-length"
+        if not cycle.keep_alive:
+            lines.append(b"connection: close\r\n")
+        lines.append(b"\r\n" if is_sized or not self.framed else b"transfer-encoding: chunked\r\n\r\n")
+        return b"".join(lines)
+
+    def complete(self, last: bytes) -> None:
+        """Write the last bytes of the answer, its terminator included: the connection goes on as uvicorn has it."""
+        cycle = self.cycle
+        if cycle is None:
+            return
+        self.transport.write(last)
+        cycle.response_complete = True
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            self.transport.close()
+        cycle.on_response()
+
     def gone(self) -> None:
         """The connection is lost (called by it): tell whoever waits."""
         if self.is_gone:
@@ -124,14 +190,18 @@ class Client:
             leave()
 
     def forget(self) -> None:
-        """The answer is complete: nobody is to be called any more."""
-        self._leave = self._pause = self._resume = None
+        """The answer is complete, or nobody waits for it: nobody is to be called any more."""
+        self._leave = self._following = self.cycle = None
 
     def flow(self, is_paused: bool) -> None:
         """The transport is full, or takes more again (called by the connection)."""
-        notify = self._pause if is_paused else self._resume
-        if notify is not None:
-            notify()
+        flow = self._following
+        if flow is None:
+            return
+        if is_paused:
+            flow.pause()
+        else:
+            flow.resume()
 
 
 class Cycle(RequestResponseCycle):

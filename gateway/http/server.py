@@ -30,7 +30,6 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from gateway.http.client import EXTENSION, Client, Cycle, Face, UnframedCycle
 from gateway.http.deadline import Deadline
 from gateway.http.errors import NO_UPGRADE, Fault, headers_too_large, malformed, request_timeout, request_too_large
-from gateway.http.outlet import Outlet
 from gateway.http.parse import request_id_of
 from gateway.record import Record
 
@@ -74,7 +73,6 @@ class ClientProtocol(HttpToolsProtocol):
         self._head_bytes = face.settings.head_bytes
         self._phase = _Phase.BETWEEN
         self._active: Cycle | None = None
-        self._outlet: Outlet
         self._loose_bytes = 0  # came since the last sign of progress: a head's end, a piece of body
         self._body_bytes = 0
         self._fault: Fault | None = None  # to be told when all earlier requests are answered
@@ -86,7 +84,6 @@ class ClientProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._outlet = Outlet(transport, self.loop)
         self._watch(_Wait.HEAD, self._settings.head_timeout_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -231,11 +228,11 @@ class ClientProtocol(HttpToolsProtocol):
         for name, value in headers:
             if name == b"content-length" and int(value) > self._settings.body_bytes:
                 self._stop(request_too_large(self._settings.body_bytes))
-        client = Client(self._outlet, self.flow, version)
+        client = Client(self.transport, self.flow, version)
         scope["extensions"] = {EXTENSION: client}  # type: ignore[dict-item]
         cycle = (Cycle if client.framed else UnframedCycle)(
             scope=scope,
-            transport=self._outlet,  # type: ignore[arg-type]
+            transport=self.transport,
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -246,7 +243,7 @@ class ClientProtocol(HttpToolsProtocol):
             keep_alive=client.framed and self.parser.should_keep_alive() and not self._face.is_draining,
             on_response=self.on_response_complete,
         )
-        cycle.client = client
+        cycle.client, client.cycle = client, cycle
         cycle.face = self._face
         self._phase = _Phase.BODY
         if self._active is None:
@@ -302,7 +299,6 @@ class ClientProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
         assert isinstance(cycle, Cycle)
         self._active = cycle
-        self._outlet.begin()
         super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:

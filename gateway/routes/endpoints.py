@@ -19,13 +19,14 @@ from gateway.http.parse import key_of, parse_call, request_id_of
 from gateway.leaving import Leaving
 from gateway.observe.metrics import OTHER
 from gateway.record import Record
-from gateway.stream.sink import ClientSink, Send
+from gateway.stream.sink import ClientSink
 from tenancy.call import Kind
 from tenancy.directory import Directory, ModelFound
 from tenancy.policy import Model
 
 Scope = Mapping[str, Any]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
+Send = Callable[[Any], Awaitable[None]]
 
 
 class Front:
@@ -78,7 +79,7 @@ class CallEndpoint:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         request_id = request_id_of(headers) or front.new_id()
         record = Record(request_id, self._kind.value, front.loop.time())
-        sink = ClientSink(client, send)
+        sink = ClientSink(client)
         front.opened()
         try:
             fault = await self._call(client, headers, receive, sink, record)
@@ -156,7 +157,7 @@ class ModelsEndpoint:
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         request_id = request_id_of(headers) or front.new_id()
         record = Record(request_id, "/v1/models", front.loop.time())
-        sink = ClientSink(scope["extensions"][EXTENSION], send)
+        sink = ClientSink(scope["extensions"][EXTENSION])
         answer = self._answer(key_of(headers), scope["path_params"].get("name"), record)
         if isinstance(answer, Fault):
             record.code, record.status = answer.code, answer.status

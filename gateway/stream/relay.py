@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from gateway.stream.sink import Sink
-from gateway.stream.sse import EventSplitter, data_of, unchunk
+from gateway.stream.sse import EventSplitter, chunk, data_of, frames_of, unchunk
 from gateway.stream.usage import MARK, has_usage, usage_of, without_usage
 from tenancy.call import Usage
 
@@ -38,12 +38,11 @@ class Relay:
     counts events with data. An event out of bounds aborts the source; `overflow` then says so.
     """
 
-    __slots__ = ("_ends", "_shows_usage", "_sink", "_source", "_splitter", "_write", "events", "overflow", "usage")
+    __slots__ = ("_ends", "_shows_usage", "_sink", "_source", "_splitter", "events", "overflow", "usage")
 
     def __init__(self, sink: Sink, source: Source, *, shows_usage: bool) -> None:
         self._sink = sink
         self._source = source
-        self._write = sink.write
         self._shows_usage = shows_usage
         self._splitter: EventSplitter | None = None
         self._ends = (b"", b"")
@@ -55,10 +54,19 @@ class Relay:
         """Hot: whole chunks that end with an event."""
         # In generated text a line's end is escaped, so this stands before an event's data only.
         self.events += data.count(b"\ndata:")
-        if MARK in data and has_usage(data):
-            self._pass_usage(unchunk(data))
+        # Not `in`: it takes what it looks for as a number first, and drops the TypeError; 0.2 µs.
+        if data.find(MARK) < 0:
+            self._sink.write(data)
         else:
-            self._write(data)
+            shown = b"".join([self._shown(frame) for frame in frames_of(data)])
+            if shown:
+                self._sink.write(shown)
+
+    def _shown(self, frame: bytes) -> bytes:
+        """What of one whole chunk the client sees: the chunk itself, unless it has usage that is not to be shown."""
+        if frame.find(MARK) < 0 or not has_usage(frame):
+            return frame
+        return chunk(self._without_hidden(unchunk(frame)))
 
     def payload(self, data: bytes) -> None:
         """Body bytes cut anywhere: whole events are framed and passed on, the rest waits."""
@@ -69,19 +77,21 @@ class Relay:
                 if data_of(event) is not None:
                     self.events += 1
                     self._ends = (self._ends[1], event)
-                if MARK in event and has_usage(event):
-                    self._pass_usage(event)
-                else:
-                    self._sink.write_event(event)
+                shown = self._without_hidden(event) if MARK in event and has_usage(event) else event
+                if shown:
+                    self._sink.write_event(shown)
         except ValueError as fault:
             self.overflow = str(fault)
             self._source.abort()
 
-    def _pass_usage(self, payload: bytes) -> None:
-        """Pass events among which one has usage: kept for the settling, hidden from who did not ask."""
-        splitter = EventSplitter()
+    def _without_hidden(self, payload: bytes) -> bytes:
+        """Events among which one has usage: that is kept for the settling, and hidden from who did not ask."""
+        events = [payload]
+        if payload.find(b"\n\n") != len(payload) - 2:  # more than one, or ended in another way: seldom
+            splitter = EventSplitter()
+            events = [*splitter.feed(payload), splitter.rest]
         shown: list[bytes] = []
-        for event in [*splitter.feed(payload), splitter.rest]:
+        for event in events:
             data = data_of(event) if MARK in event else None
             usage, says_nothing_else = (None, False) if data is None else usage_of(data)
             if usage is not None:
@@ -90,8 +100,7 @@ class Relay:
                 shown.append(event)
             elif not says_nothing_else and data is not None:
                 shown.append(b"data: " + without_usage(data) + b"\n\n")
-        if any(shown):
-            self._sink.write_event(b"".join(shown))  # one system call
+        return b"".join(shown)
 
     @property
     def has_finished(self) -> bool:

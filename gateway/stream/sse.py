@@ -21,17 +21,21 @@ def chunk(payload: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(payload), payload) if payload else b""
 
 
-def unchunk(frames: bytes) -> bytes:
-    """The payload of whole chunks, as a wire passes them (no terminator, nothing half)."""
+def frames_of(frames: bytes) -> list[bytes]:
+    """Whole chunks, as a wire passes them (no terminator, nothing half), one by one."""
     parts: list[bytes] = []
-    start = 0
-    while start < len(frames):
+    start, length = 0, len(frames)
+    while start < length:
         line_end = frames.index(b"\r\n", start)
-        size = int(frames[start:line_end].split(b";", 1)[0], 16)
-        start = line_end + 2
-        parts.append(frames[start : start + size])
-        start += size + 2
-    return b"".join(parts)
+        end = line_end + int(frames[start:line_end], 16) + 4
+        parts.append(frames[start:end])
+        start = end
+    return parts
+
+
+def unchunk(frames: bytes) -> bytes:
+    """The payload of whole chunks."""
+    return b"".join([frame[frame.index(b"\r\n") + 2 : -2] for frame in frames_of(frames)])
 
 
 def data_of(event: bytes) -> bytes | None:

@@ -7,15 +7,15 @@ from gateway.stream.sse import chunk, unchunk
 
 
 class MemorySink:
-    """Keeps heads and bytes; `payload` is the body without framing."""
+    """Keeps heads and bytes, as `sent`; `payload` is the body without framing."""
 
     def __init__(self, *, is_framed: bool = True) -> None:
         self.is_framed = is_framed
         self.is_started = False
         self.status = 0
-        self.writes = 0
         self.headers: dict[bytes, bytes] = {}
-        self.pieces: list[bytes] = []
+        self.sent: list[bytes] = []
+        self.pieces = 0
         self.has_ended = False
         self.flow: Flow | None = None
 
@@ -38,8 +38,10 @@ class MemorySink:
 
     def write(self, events: bytes) -> None:
         assert self.is_started and not self.has_ended, "a body outside head and end"
-        self.writes += 1
-        self.pieces.append(events)
+        self.sent.append(events)
+
+    def gather(self) -> None:
+        pass
 
     def write_event(self, payload: bytes) -> None:
         self.write(chunk(payload) if self.is_framed else payload)
@@ -54,4 +56,4 @@ class MemorySink:
     @property
     def payload(self) -> bytes:
         """All that was written, unframed."""
-        return b"".join(unchunk(piece) if self.is_framed else piece for piece in self.pieces)
+        return b"".join(unchunk(piece) if self.is_framed else piece for piece in self.sent)

@@ -14,7 +14,6 @@ from typing import Any
 from uvicorn.protocols.http.flow_control import FlowControl
 
 from gateway.http.client import Client
-from gateway.http.outlet import Outlet
 from gateway.leaving import Leaving
 from gateway.record import Record
 from gateway.stream.sink import ClientSink
@@ -119,6 +118,21 @@ class Cup(asyncio.Transport):
         self._is_closing = True
 
 
+class Cycle:
+    """What an answer changes of uvicorn's cycle; the connection would stay open."""
+
+    def __init__(self, on_response: Callable[[], None]) -> None:
+        self.default_headers: list[tuple[bytes, bytes]] = []
+        self.keep_alive = True
+        self.more_body = False
+        self.body = bytearray()
+        self.waiting_for_100_continue = False
+        self.response_started = False
+        self.response_complete = False
+        self.message_event = asyncio.Event()
+        self.on_response = on_response
+
+
 @dataclass(eq=False)
 class Visit:
     """One call of one client, from its arrival to its end."""
@@ -138,18 +152,14 @@ class Visit:
         call = self.call
         self.transport = Cup(self.loop, self.sip_bytes)
         self._flow = FlowControl(self.transport)
-        outlet = Outlet(self.transport, self.loop)
-        outlet.begin()
-        self._outlet = outlet
-        self.client = Client(outlet, self._flow, "1.1")
+        self.client = Client(self.transport, self._flow, "1.1")
+        self.client.cycle = Cycle(self._answered)
         self.transport.flow = self._fills
-        self.sink = ClientSink(self.client, self._send)
+        self.sink = ClientSink(self.client)
         self.leaving = Leaving()
         self.record = Record(
             call.id, call.kind.value, call.arrived_at, call.tenant.name, call.key.name, call.model, call.streamed
         )
-        self._has_head = False
-        self._is_chunked = False
 
     def begin(self, run: Coroutine[Any, Any, None]) -> None:
         """Let the exchange run, and leave as planned."""
@@ -182,26 +192,8 @@ class Visit:
             self._flow.resume_writing()
         self.client.flow(is_full)
 
-    async def _send(self, message: Any) -> None:
-        """Uvicorn's `send`, as far as an answer uses it."""
-        if self._flow.write_paused and self.left_at is None:
-            await self._flow.drain()
-        if self.left_at is not None:
-            return
-        if message["type"] == "http.response.start":
-            assert not self._has_head, "a second head"
-            self._has_head = True
-            headers = dict(message["headers"])
-            self._is_chunked = b"content-length" not in headers
-            lines = [b"HTTP/1.1 %d -" % message["status"], *(b"%b: %b" % header for header in headers.items())]
-            self._outlet.write(b"\r\n".join(lines) + b"\r\n\r\n")
-            return
-        assert self._has_head and not self.is_answered, "a body outside head and end"
-        body = message["body"]
-        if self._is_chunked:
-            body = (b"%x\r\n%b\r\n" % (len(body), body) if body else b"") + b"0\r\n\r\n"
-        if body:
-            self._outlet.write(body)
+    def _answered(self) -> None:
+        assert not self.is_answered, "a second end"
         self.is_answered = True
         self.client.forget()
 

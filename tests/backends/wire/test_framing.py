@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.wire.framing import FAST_BYTES_MAX, HEAD_BYTES_MAX, TAIL_BYTES_MAX, Framing, frame_heads
+from backends.wire.framing import FAST_BYTES_MAX, FRAME_HEAD_BYTES, HEAD_BYTES_MAX, TAIL_BYTES_MAX, Framing, frame_heads
 from tests.instruments.answers import (
     ANSWERS,
     DONE,
@@ -212,18 +212,18 @@ def test_the_table_of_frames_knows_exactly_the_whole_chunks(is_upper: bool, fiel
         frame = chunk(field_name + b"." * (size - len(field_name) - 2) + b"\n\n", form)
         if len(frame) < FAST_BYTES_MAX:
             known += 1
-            assert frame.startswith(heads[len(frame)])
+            assert frame[:FRAME_HEAD_BYTES] == heads[len(frame)] or size < FRAME_HEAD_BYTES
             for other in (len(frame) - 1, len(frame) + 1):
-                assert other >= FAST_BYTES_MAX or not frame.startswith(heads[other])
+                assert other >= FAST_BYTES_MAX or frame[:FRAME_HEAD_BYTES] != heads[other]
     assert known > FAST_BYTES_MAX - 20
-    assert sum(head != () for head in heads) == known + 2, "and two sizes that no event has"
+    assert known - 5 < sum(head != b"" for head in heads) <= known + 2, "all but the smallest, and sizes of no event"
 
 
 @given(data=st.binary(max_size=40), size=st.integers(0, 60))
 def test_whatever_the_fast_way_takes_the_walk_takes_as_one_frame(data: bytes, size: int) -> None:
     # Bytes that are nearly a chunk: the size line and the end may lie.
     wire = b"%x\r\ndata:" % size + data + b"\n\n\r\n"
-    if wire.startswith(frame_heads(is_upper=False, field=b"data:")[len(wire)]):
+    if wire[:FRAME_HEAD_BYTES] == frame_heads(is_upper=False, field=b"data:")[len(wire)]:
         result = read([STREAM_HEAD, wire])
         assert result.frames == [wire]
         assert result.framing.is_between_frames

@@ -160,13 +160,21 @@ def test_nobody_is_called_once_the_answer_is_complete(run: Run) -> None:
     run(scenario())
 
 
+class Told:
+    """A flow that notes what it was told."""
+
+    def __init__(self, paused: asyncio.Event, resumed: asyncio.Event) -> None:
+        self.pause = paused.set
+        self.resume = resumed.set
+
+
 def test_a_slow_reader_pauses_the_answer_and_resumes_it(run: Run) -> None:
     paused, resumed, wrote = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         client: Client = scope["extensions"][EXTENSION]
         await client.read(receive)
-        client.on_flow(paused.set, resumed.set)
+        client.follow(Told(paused, resumed))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         assert not client.write_paused
         while not paused.is_set():
@@ -196,7 +204,7 @@ def test_a_client_that_ends_its_side_while_it_does_not_read_is_seen_leaving(run:
     async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
         client: Client = scope["extensions"][EXTENSION]
         client.on_leave(left.set)
-        client.on_flow(paused.set, None)
+        client.follow(Told(paused, asyncio.Event()))
         await send({"type": "http.response.start", "status": 200, "headers": []})
         while not paused.is_set():
             client.transport.write(b"20000\r\n" + b"x" * 0x20000 + b"\r\n")

@@ -75,7 +75,7 @@ def test_frames_pass_untouched() -> None:
     made = Started()
     framed = b"%X;ext=1\r\n%b\r\n" % (len(TOKEN), TOKEN)
     made.relay.frames(framed)
-    assert made.sink.pieces == [framed]
+    assert made.sink.sent == [framed]
 
 
 def test_payload_is_cut_into_whole_events_and_framed_for_the_sink() -> None:
@@ -83,13 +83,13 @@ def test_payload_is_cut_into_whole_events_and_framed_for_the_sink() -> None:
     whole = TOKEN + FINISH
     for at in range(len(whole)):
         made.relay.payload(whole[at : at + 1])
-    assert [unchunk(piece) for piece in made.sink.pieces] == [TOKEN, FINISH]
+    assert [unchunk(piece) for piece in made.sink.sent] == [TOKEN, FINISH]
 
 
 def test_an_unframed_sink_gets_bare_events() -> None:
     made = Started(is_framed=False)
     made.feed("payload", TOKEN[:9], TOKEN[9:])
-    assert made.sink.pieces == [TOKEN]
+    assert made.sink.sent == [TOKEN]
 
 
 @pytest.mark.parametrize(
