@@ -11,10 +11,12 @@ kept connection dies before it has answered anything, nothing at all: then its o
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import IntEnum
 from typing import Final, Protocol, cast
 
 from backends.outcome import Ending
+from backends.wire.deadline import CallLater, Deadline
 from backends.wire.framing import FAST_BYTES_MAX, FRAME_HEAD_BYTES, NO_FRAME, Framing
 from backends.wire.transfer import Receiver, Transfer
 
@@ -58,6 +60,7 @@ class Connection(asyncio.Protocol):
     """One connection, from its opening to its close, owned by a pool."""
 
     __slots__ = (
+        "_deadline",
         "_deliver",
         "_end_from",
         "_fast_end",
@@ -74,8 +77,9 @@ class Connection(asyncio.Protocol):
         "state",
     )
 
-    def __init__(self, owner: Owner) -> None:
+    def __init__(self, owner: Owner, *, clock: Callable[[], float], call_later: CallLater) -> None:
         self.state = State.OPENING
+        self._deadline = Deadline(clock, call_later, self._expire)
         self._owner = owner
         self._transport: asyncio.Transport | None = None
         self._transfer: Transfer | None = None
@@ -128,6 +132,10 @@ class Connection(asyncio.Protocol):
         else:
             self._transport.pause_reading()
 
+    def expire_in(self, seconds: float) -> None:
+        """Tell the transfer when this time has passed; kept here, because a connection has many transfers."""
+        self._deadline.set(seconds)
+
     def deliver_to(self, receiver: Receiver) -> None:
         """Whole frames go to this receiver from now on, past everything."""
         self._receiver = receiver
@@ -178,6 +186,7 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """The connection is closed, by either side."""
         self._ended(exc)
+        self._deadline.cancel()
         self._owner.gone(self)
 
     # What comes
@@ -271,10 +280,15 @@ class Connection(asyncio.Protocol):
 
     def _let_go(self) -> None:
         """The transfer is no longer this connection's."""
+        self._deadline.clear()
         self._transfer = self._framing = self._receiver = None
         self._request = b""
         self._heads = NO_FRAME
         self._deliver = _nobody
+
+    def _expire(self) -> None:
+        if self._transfer is not None:
+            self._transfer.expire()
 
     def _step(self, state: State) -> None:
         assert state in STEPS[self.state], f"a connection never goes from {self.state.name} to {state.name}"

@@ -170,7 +170,7 @@ class Pool:
     # Connecting, and letting go
 
     def _dial(self, transfer: Transfer, request: bytes, *, frames: bool) -> None:
-        connection = Connection(self)
+        connection = Connection(self, clock=self._clock, call_later=self._call_later)
         self._dialling[connection] = (transfer, request, frames)
         dialling = asyncio.ensure_future(self._connect(lambda: connection))
         transfer.dial(dialling)

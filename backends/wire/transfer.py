@@ -58,6 +58,9 @@ class Carrier(Protocol):
     def set_reading(self, is_reading: bool) -> None:
         """Read from the pod, or let it wait."""
 
+    def expire_in(self, seconds: float) -> None:
+        """Call the transfer's `expire` after this time, unless told anew."""
+
     def deliver_to(self, receiver: Receiver) -> None:
         """From now on the transfer has this receiver; whole frames may go to it directly."""
 
@@ -121,7 +124,7 @@ class Transfer:
         self._clock = clock
         self._call_later = call_later
         self._timeouts = timeouts
-        self._timer: Timer | None = None  # of the one time-out that runs
+        self._timer: Timer | None = None  # while a connection is made; later the carrier keeps time
         self._carrier: Carrier | None = None
         self._dialling: asyncio.Future[object] | None = None
         self._head: Head | None = None
@@ -204,16 +207,19 @@ class Transfer:
     def dial(self, dialling: asyncio.Future[object]) -> None:
         """A connection is being made for it; this is what to cancel."""
         self._dialling = dialling
-        self._set_timer(self._timeouts.connect, self._connect_timed_out)
+        self._timer = self._call_later(self._timeouts.connect, self._connect_timed_out)
 
     def carry(self, carrier: Carrier, *, reused: bool) -> None:
         """Its request goes out on this connection now."""
         self._dialling = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._carrier = carrier
         self.is_sent = True
         self.on_carried(True)
         self.reused = reused
-        self._set_timer(self._timeouts.first_byte, self._first_byte_timed_out)
+        carrier.expire_in(self._timeouts.first_byte)
         self._settle_reading()
 
     def uncarry(self) -> None:
@@ -232,8 +238,8 @@ class Transfer:
         self.first_byte_at = self._clock()
         if not self.opened.done():
             self.opened.set_result(self._head)
-        if not is_whole:  # a timer is 1.5 µs
-            self._set_timer(self._timeouts.stall / STALL_TICKS, self._tick)
+        if not is_whole and self._carrier is not None:
+            self._carrier.expire_in(self._timeouts.stall / STALL_TICKS)
 
     def take(self, data: bytes, *, is_frames: bool, is_comment: bool) -> None:
         """A piece of the body has come, by any but the connection's fast way."""
@@ -297,16 +303,15 @@ class Transfer:
         """The pod has to wait, so that its silence means nothing."""
         return self._is_paused or (self._receiver is None and self._held_bytes > HELD_BYTES_MAX)
 
-    def _set_timer(self, seconds: float, callback: Callable[[], None]) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._call_later(seconds, callback)
-
     def _connect_timed_out(self) -> None:
         self.fail(Ending.CONNECT_TIMEOUT, f"no connection within {self._timeouts.connect:g} s")
 
-    def _first_byte_timed_out(self) -> None:
-        self.fail(Ending.FIRST_BYTE_TIMEOUT, f"no data within {self._timeouts.first_byte:g} s")
+    def expire(self) -> None:
+        """The time that its carrier was told has passed: nothing came in time, or it is time to look (by it)."""
+        if self._is_open:
+            self._tick()
+        else:
+            self.fail(Ending.FIRST_BYTE_TIMEOUT, f"no data within {self._timeouts.first_byte:g} s")
 
     def _tick(self) -> None:
         """Look, a few times per stall time, whether a piece has come: the fast way then needs no clock."""
@@ -318,7 +323,8 @@ class Transfer:
             return
         else:
             self._quiet_ticks += 1
-        self._set_timer(self._timeouts.stall / STALL_TICKS, self._tick)
+        if self._carrier is not None:
+            self._carrier.expire_in(self._timeouts.stall / STALL_TICKS)
 
 
 def _nobody(is_carried: bool) -> None:

@@ -27,8 +27,8 @@ import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
+from backends.wire.deadline import Deadline
 from gateway.http.client import EXTENSION, Client, Cycle, Face, UnframedCycle
-from gateway.http.deadline import Deadline
 from gateway.http.errors import NO_UPGRADE, Fault, headers_too_large, malformed, request_timeout, request_too_large
 from gateway.http.parse import request_id_of
 from gateway.record import Record

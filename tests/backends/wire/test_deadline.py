@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gateway.http.deadline import Deadline
+from backends.wire.deadline import Deadline
 from tests.instruments.hand_clock import HandClock, HandTimer
 
 
