@@ -19,6 +19,7 @@ from random import Random
 from backends.fleet import Fleet, PodState
 from tenancy.admission import LedgerView, Serving
 from tenancy.call import Call
+from tenancy.policy import Tenant
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +32,12 @@ class _Ranks:
 
     def of(self, ready: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
         """The own and the other ones among `ready`; nothing is searched where that is all of them."""
-        if ready is self.serving.ready or not self.own:
-            return (self.own, self.others) if self.own else ((), ready)
-        own = [pod for pod in ready if pod in self.own]
-        return own, [pod for pod in ready if pod not in self.own]
+        if not self.own:
+            return (), ready
+        if ready is self.serving.ready:
+            return self.own, self.others
+        own = frozenset(self.own)
+        return [pod for pod in ready if pod in own], [pod for pod in ready if pod not in own]
 
 
 class Choice:
@@ -44,6 +47,9 @@ class Choice:
         self._fleet = fleet
         self._random = random
         self._ranks: dict[tuple[str, str], _Ranks] = {}
+        self._shared_ranks: dict[tuple[str | None, str | None, str], _Ranks] = {}
+        self._ready: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._named: frozenset[str] = frozenset()
         self._version = -1
 
     def serving(self, tenant: str, model: str) -> Serving:
@@ -86,23 +92,45 @@ class Choice:
 
     def _ranks_of(self, tenant: str, model: str) -> _Ranks:
         if self._version != self._fleet.version:
-            self._ranks.clear()
-            self._version = self._fleet.version
+            self._forget()
         key = (tenant, model)
         ranks = self._ranks.get(key)
         if ranks is None:
-            ranks = self._ranks[key] = self._made(tenant, model)
+            ranks = self._ranks[key] = self._shared(tenant, model)
         return ranks
 
-    def _made(self, tenant_name: str, model: str) -> _Ranks:
+    def _forget(self) -> None:
+        """What was derived is stale."""
+        self._version = self._fleet.version
+        self._ranks.clear()
+        self._shared_ranks.clear()
+        self._ready.clear()
+        pods = (*self._fleet.policy.pods.values(), *(pod.pod for pod in self._fleet.pods.values()))
+        self._named = frozenset(tenant for pod in pods for tenant in pod.tenants or ())
+
+    def _shared(self, tenant_name: str, model: str) -> _Ranks:
+        """The ranks of all tenants that no pod tells apart: they differ only where a pod names one of them.
+
+        Made for each tenant they would take 0.5 ms and 8 KB with 1,000 pods, after each change of any pod.
+        """
         policy = self._fleet.policy
         tenant = policy.tenants.get(tenant_name)
-        if tenant is None:
+        if tenant is None or not policy.may_use(tenant, model):
             return _NOTHING
+        like = (tenant_name if tenant_name in self._named else None, tenant.profile, model)
+        ranks = self._shared_ranks.get(like)
+        if ranks is None:
+            ranks = self._shared_ranks[like] = self._made(tenant, model)
+        return ranks
+
+    def _made(self, tenant: Tenant, model: str) -> _Ranks:
+        policy = self._fleet.policy
         serving = [pod for pod in self._fleet.pods.values() if policy.serves(pod.pod, tenant, model)]
         ready = [pod.pod for pod in serving if pod.state is PodState.READY]
+        names = tuple(pod.name for pod in ready)
         return _Ranks(
-            Serving(tuple(pod.name for pod in ready), not ready and any(pod.is_coming for pod in serving)),
+            # One tuple for all who have the same pods: admission keeps one group for them, and `of` looks at identity.
+            Serving(self._ready.setdefault(names, names), not ready and any(pod.is_coming for pod in serving)),
             own=tuple(pod.name for pod in ready if pod.profile == tenant.profile),
             others=tuple(pod.name for pod in ready if pod.profile != tenant.profile),
         )
