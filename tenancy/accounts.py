@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from tenancy.call import Call
 from tenancy.lending import Standing, limit_of
 from tenancy.need import Need
 from tenancy.pace import Gaps, Pace
 from tenancy.policy import Budget, Device, Pod, Policy
-from tenancy.rates import Window, bucket_of
+from tenancy.rates import Window
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,12 +78,34 @@ class Account:
         self.slots_held -= slots
         assert self.memory_held >= 0 and self.slots_held >= 0, f"{self.name} gave back more than it held"
 
+    def lend(self, lease: Lease, bytes_: int, slots: int, now: float) -> None:
+        """`lease` holds this much of the account from `now` on."""
+        if slots and not self.slots_held:
+            self.gaps.began(now)
+        self.leases[lease] = None
+        self.memory_held += bytes_
+        self.slots_held += slots
+
+    def regain(self, lease: Lease, bytes_: int, slots: int, now: float) -> None:
+        """`lease` holds nothing of the account any more."""
+        self.give_back(bytes_, slots)
+        if slots:
+            self.gaps.released(now)
+        del self.leases[lease]
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """More is held than may be: only a limit that was lowered since may cause that."""
+        if self.memory_limit is not None and self.memory_held > self.memory_limit:
+            return True
+        return self.slots_limit is not None and self.slots_held > self.slots_limit
+
 
 Hold = tuple[Account, int, int]
 """What a lease holds on one account: the account, bytes, slots."""
 
 
-class Lease:
+class Lease(msgspec.Struct, eq=False):
     """What one admitted call holds, from its grant until it is released; `pod` is where it runs.
 
     `output_tokens` is the most output a sequence may have, to be written into the pod's body. A lease is closing when
@@ -92,42 +116,22 @@ class Lease:
     the call once, for the largest of its parts, and it is the first of them on which that is booked.
     """
 
-    __slots__ = (
-        "bucket",
-        "bytes_",
-        "call",
-        "granted_at",
-        "host",
-        "id",
-        "is_closing",
-        "is_moved",
-        "is_released",
-        "is_settled",
-        "left_behind",
-        "need",
-        "owner_holds",
-        "parts",
-        "pod_hold",
-        "windows",
-    )
-
-    def __init__(self, id_: int, call: Call, need: Need, host: Host, now: float) -> None:
-        self.id = id_
-        self.call = call
-        self.need = need
-        self.host = host
-        self.granted_at = now
-        self.bucket = bucket_of(now)
-        self.bytes_ = 0  # of KV memory, on its pod
-        self.pod_hold: Hold | None = None
-        self.owner_holds: tuple[Hold, ...] = ()
-        self.windows: tuple[Window, ...] = ()  # of tokens, that the call was charged to
-        self.is_closing = False
-        self.is_moved = False
-        self.is_settled = False
-        self.is_released = False
-        self.left_behind: Lease | None = None
-        self.parts: list[Lease] | None = None
+    id: int
+    call: Call
+    need: Need
+    host: Host
+    granted_at: float
+    bytes_: int = 0  # of KV memory, on its pod
+    bucket: int = 0  # of the minute that it was charged in
+    pod_hold: Hold | None = None
+    owner_holds: tuple[Hold, ...] = ()
+    windows: tuple[Window, ...] = ()  # of tokens, that the call was charged to
+    is_closing: bool = False
+    is_moved: bool = False
+    is_settled: bool = False
+    is_released: bool = False
+    left_behind: Lease | None = None
+    parts: list[Lease] | None = None
 
     @property
     def pod(self) -> str:
@@ -316,7 +320,7 @@ class Owner:
 
     def _paid_whole(self, host: Host) -> bool:
         """The tenant pays for a pod dedicated to it by the whole pod; a key's limits count calls there as anywhere."""
-        return self.is_tenant and host.owner == self.tenant
+        return host.owner is not None and host.owner == self.tenant and self.is_tenant
 
     def _shares(self, bytes_: int, host: Host) -> Iterator[Hold]:
         if self.by_device is None or self._paid_whole(host):

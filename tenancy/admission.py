@@ -73,27 +73,32 @@ class Admission:
             return Refused(_vanished(call))
         model = self._policy.models.get(call.model)
         need = self._estimates.need(call, model)
-        never = reasons.never(call, need, owners, self._reach_of(call), model)
-        if never is not None:
-            return Refused(never)
+        too_long = reasons.too_long(call, need, model)
+        if too_long is not None:
+            return Refused(too_long)
         serving = self._ranking.serving(call.tenant.name, call.model)
         group = self._dealing.group(call, serving)
         ticket = Ticket(call, need, owners, now, 0.0)
-        is_full = False
+        tokens = need.tokens
+        is_full = is_spent = False
         for owner in owners:
             account = owner.account
-            if not (account.requests.fits(1, now) and account.tokens.fits(need.tokens, now)):
-                return self._refused(ticket, group, now)
             is_full = is_full or account.is_full
-        if not group.hosts and not serving.is_coming:
-            return self._refused(ticket, group, now)
-        if not is_full and self._queue.lane_of(call) is None:
+            is_spent = is_spent or not (account.requests.fits(1, now) and account.tokens.fits(tokens, now))
+        if not is_full and not is_spent and (not self._queue.entries or self._queue.lane_of(call) is None):
             host = self._dealing.choose(ticket, group, now)
             if host is not None:
                 lease = self._ledger.grant(call, need, host, owners, now)
-                self._dealing.recheck(call.tenant.name, now)
-                self._run(now)
+                if self._queue.entries:  # where nobody waits, this causes nothing
+                    self._dealing.recheck(call.tenant.name, now)
+                    self._run(now)
                 return Admitted(lease)
+        # Asked last, because what was admitted could be held: 4 µs that only those pay who are not.
+        never = reasons.never(call, need, owners, self._reach_of(call))
+        if never is not None:
+            return Refused(never)
+        if is_spent or (not group.hosts and not serving.is_coming):
+            return self._refused(ticket, group, now)
         return self._enqueue(ticket, group, now)
 
     def settle(self, lease: Lease, usage: Usage | None, now: float, *, let_go: bool = True) -> list[Decided]:
@@ -286,8 +291,8 @@ class Admission:
             return
         ticket.owners = owners
         if ticket.moving is None:
-            model = self._policy.models.get(call.model)
-            never = reasons.never(call, ticket.need, owners, self._reach_of(call), model)
+            never = reasons.too_long(call, ticket.need, self._policy.models.get(call.model))
+            never = never or reasons.never(call, ticket.need, owners, self._reach_of(call))
             if never is not None:
                 self._dealing.refuse(ticket, never, now)
 
@@ -386,6 +391,9 @@ class Admission:
 
     def _run(self, now: float) -> None:
         """Refuse those whose time is over, and do all that has been caused so far, and what that causes."""
+        if not self._queue.entries:  # room is noted for those who wait alone
+            self._dealing.forget()
+            return
         while (late := self._queue.pop_expired(now)) is not None:
             refusal = _too_late(late.call, late.deadline_at, None)
             self._dealing.refuse(late, _later(refusal, self._seconds_until(late, now)), now)
@@ -398,19 +406,22 @@ class Admission:
     def _book(self, lease: Lease, usage: Usage | None, now: float) -> None:
         if usage is None:
             return
-        self._ledger.book(lease, usage.total_tokens, now)
-        if usage.total_tokens > lease.need.tokens:
-            self._dealing.recheck(lease.call.tenant.name, now)
-        elif lease.windows and usage.total_tokens < lease.need.tokens:
-            self._dealing.owners_freed(self._ledger.owners(lease.call) or ())
+        more = usage.total_tokens - lease.need.tokens
+        self._ledger.book(lease, more, now)
+        if self._queue.entries:
+            if more > 0:
+                self._dealing.recheck(lease.call.tenant.name, now)
+            elif more < 0 and lease.windows:
+                self._dealing.owners_freed(self._ledger.owners(lease.call) or ())
         if not lease.is_moved:
             self._estimates.teach(lease.call, usage)
             lease.host.pace.learn(now - lease.granted_at, usage.completion_tokens)
 
     def _release(self, lease: Lease, now: float) -> None:
         self._ledger.release(lease, now)
-        self._dealing.host_freed(lease.host)
-        self._dealing.owners_freed(self._ledger.owners(lease.call) or ())
+        if self._queue.entries:
+            self._dealing.host_freed(lease.host)
+            self._dealing.owners_freed(self._ledger.owners(lease.call) or ())
         if self._ledger.left_out and self._ledger.retry_left_out():
             self._dealing.regroup(now)
 

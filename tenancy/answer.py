@@ -4,29 +4,28 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from tenancy.accounts import Lease
 from tenancy.queue import Ticket
 from tenancy.refusal import Refusal
 
 
-@dataclass(frozen=True, slots=True)
-class Admitted:
+class Admitted(msgspec.Struct, frozen=True):
     """The call holds `lease` and may be sent to `lease.pod`."""
 
     lease: Lease
     queued_seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(msgspec.Struct, frozen=True):
     """The call waits; what becomes of it is among the decisions of a later verb. The wait is unknown at first."""
 
     ticket: Ticket
     expected_wait_seconds: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The call is not admitted, and was charged nothing."""
 
     refusal: Refusal
@@ -35,8 +34,7 @@ class Refused:
 Answer = Admitted | Queued | Refused
 
 
-@dataclass(frozen=True, slots=True)
-class Decided:
+class Decided(msgspec.Struct, frozen=True):
     """What became of a ticket, caused by somebody else's verb."""
 
     ticket: Ticket

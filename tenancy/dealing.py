@@ -108,6 +108,13 @@ class Dealing:
             else:
                 return
 
+    def forget(self) -> None:
+        """Nobody waits: what has been noted is of no use to anybody."""
+        self._hosts_to_offer.clear()
+        self._groups_to_deal.clear()
+        self._owners_to_serve.clear()
+        self._lanes_to_place.clear()
+
     # where calls may go
 
     def group(self, call: Call, serving: Serving) -> Group:
@@ -137,13 +144,13 @@ class Dealing:
         it, on the pods that are closed.
         """
         call, need, owners, moving = ticket.call, ticket.need, ticket.owners, ticket.moving
-        hosts = self._ledger.hosts
+        hosts, queue, model = self._ledger.hosts, self._queue, ticket.call.model
 
         def fits(pod: str) -> bool:
             host = hosts.get(pod)
             if host is None or not host.is_taken_up:
                 return False
-            bytes_ = host.weigh(need, call.model)
+            bytes_ = host.weigh(need, model)
             if not host.fits(bytes_):
                 return False
             for owner in owners:
@@ -151,12 +158,12 @@ class Dealing:
                     return False
             if closed is not None and pod in closed:
                 return False
-            return not self._is_kept(host, ticket.lane, None if closed is None else group, now)
+            return not queue.entries or not self._is_kept(host, ticket.lane, None if closed is None else group, now)
 
         ready = group.ready
         if ticket.not_on:
             ready = tuple(pod for pod in ready if pod not in ticket.not_on)
-        if not ready or (closed is None and self._is_closed(group, ticket.lane, now)):
+        if not ready or (closed is None and group.blocked and self._is_closed(group, ticket.lane, now)):
             return None
         chosen = self._ranking.choose(call, ready, fits, self._ledger)
         return None if chosen is None else hosts[chosen]

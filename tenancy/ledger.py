@@ -20,6 +20,7 @@ from tenancy.accounts import Account, Capacity, Hold, Host, Lease, Owner, memory
 from tenancy.call import Call
 from tenancy.need import Need
 from tenancy.policy import Budget, Pod, Policy
+from tenancy.rates import bucket_of
 
 
 class Ledger:
@@ -152,23 +153,22 @@ class Ledger:
     def grant(self, call: Call, need: Need, host: Host, owners: tuple[Owner, ...], now: float) -> Lease:
         """Charge every account and the rates. The caller has seen that all of it fits, in this very turn."""
         self._leases += 1
-        lease = Lease(self._leases, call, need, host, now)
         bytes_ = host.weigh(need, call.model)
-        assert host.is_taken_up and host.fits(bytes_), f"{host.name} was chosen and has no room"
-        for owner in owners:
-            assert not owner.account.is_full and owner.lacks_memory(bytes_, host) is None, owner.account.name
-        if len(owners) == 1:
-            lease.owner_holds = owners[0].holds(bytes_, host)
-        else:
-            lease.owner_holds = tuple(hold for owner in owners for hold in owner.holds(bytes_, host))
-        for hold in lease.owner_holds:
-            self._take(lease, hold, now)
-        for owner in owners:
-            owner.account.requests.charge(1, now)
-            owner.account.tokens.charge(need.tokens, now)
-        lease.windows = tuple(owner.account.tokens for owner in owners if owner.account.tokens.limit is not None)
-        lease.bytes_ = bytes_
+        lease = Lease(self._leases, call, need, host, now, bytes_, bucket_of(now))
+        assert host.is_taken_up, f"{host.name} was chosen and does not run"
         self._put_on(lease, now)
+        assert not host.account.is_overdrawn, f"{host.name} was chosen and has no room"
+        tokens = need.tokens
+        for owner in owners:
+            holds = owner.holds(bytes_, host)
+            for account, held, slots in holds:
+                account.lend(lease, held, slots, now)
+            lease.owner_holds += holds
+            account = owner.account
+            account.requests.charge(1, now)
+            if account.tokens.limit is not None:
+                account.tokens.charge(tokens, now)
+                lease.windows += (account.tokens,)
         return lease
 
     def take_off(self, lease: Lease, now: float, *, let_go: bool) -> None:
@@ -177,18 +177,19 @@ class Ledger:
         if lease.pod_hold is None:
             return
         hold, lease.pod_hold = lease.pod_hold, None
-        self._give_back(lease, hold, now)
+        account, bytes_, slots = hold
+        account.regain(lease, bytes_, slots, now)
         if not let_go:
             self._leases += 1
             behind = Lease(self._leases, lease.call, lease.need, lease.host, lease.granted_at)
             behind.is_closing = behind.is_settled = True
             behind.pod_hold = hold
-            behind.bytes_ = hold[1]
+            behind.bytes_ = bytes_
             if lease.parts is None:
                 lease.parts = [lease]
             lease.parts.append(behind)
             behind.parts = lease.parts
-            self._take(behind, hold, now)
+            account.lend(behind, bytes_, slots, now)
             lease.host.closing += 1
             lease.left_behind = behind
 
@@ -202,10 +203,10 @@ class Ledger:
         self._rebook(lease, owners)
         self._put_on(lease, now)
 
-    def book(self, lease: Lease, tokens: int, now: float) -> None:
-        """The call used `tokens` in all: the difference to what it was charged goes to the minute of its admission."""
+    def book(self, lease: Lease, more: int, now: float) -> None:
+        """The call used so many tokens more (or fewer) than it was charged; that goes to the minute of its admission."""
         for window in lease.windows:
-            window.correct(lease.bucket, tokens - lease.need.tokens, now)
+            window.correct(lease.bucket, more, now)
 
     def close(self, lease: Lease) -> None:
         """The call has ended for us, and the pod may go on with it."""
@@ -218,14 +219,14 @@ class Ledger:
         assert not lease.is_released, f"{lease!r} is released twice"
         lease.is_released = True
         if lease.pod_hold is not None:
-            self._give_back(lease, lease.pod_hold, now)
+            lease.host.account.regain(lease, lease.bytes_, 1, now)
             if lease.is_closing:
                 lease.host.closing -= 1
         if lease.parts is not None:
             lease.parts.remove(lease)
         if not lease.parts:
-            for hold in lease.owner_holds:
-                self._give_back(lease, hold, now)
+            for account, bytes_, slots in lease.owner_holds:
+                account.regain(lease, bytes_, slots, now)
             return
         payer = lease.parts[0]
         if lease.owner_holds:  # it was the first: what it paid, the next one pays
@@ -256,21 +257,7 @@ class Ledger:
 
     def _put_on(self, lease: Lease, now: float) -> None:
         lease.pod_hold = (lease.host.account, lease.bytes_, 1)
-        self._take(lease, lease.pod_hold, now)
-
-    def _take(self, lease: Lease, hold: Hold, now: float) -> None:
-        account, bytes_, slots = hold
-        if slots and not account.slots_held:
-            account.gaps.began(now)
-        account.leases[lease] = None
-        account.take(bytes_, slots)
-
-    def _give_back(self, lease: Lease, hold: Hold, now: float) -> None:
-        account, bytes_, slots = hold
-        account.give_back(bytes_, slots)
-        if slots:
-            account.gaps.released(now)
-        account.leases.pop(lease, None)
+        lease.host.account.lend(lease, lease.bytes_, 1, now)
 
     # the view of a ranking
 

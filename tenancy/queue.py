@@ -19,6 +19,8 @@ from collections.abc import Iterable, Iterator
 from itertools import count
 from math import inf
 
+import msgspec
+
 from tenancy.accounts import Host, Lease, Owner
 from tenancy.call import Call
 from tenancy.fairness import Turns
@@ -26,21 +28,18 @@ from tenancy.need import Need
 from tenancy.policy import QueueSettings
 
 
-class Ticket:
+class Ticket(msgspec.Struct, eq=False):
     """A place in the queue. `moving` is the lease that looks for another pod, where the call was admitted before."""
 
-    __slots__ = ("call", "deadline_at", "entered_at", "is_waiting", "lane", "moving", "need", "not_on", "owners")
-
-    def __init__(self, call: Call, need: Need, owners: tuple[Owner, ...], now: float, deadline_at: float) -> None:
-        self.call = call
-        self.need = need
-        self.owners = owners
-        self.entered_at = now
-        self.deadline_at = deadline_at
-        self.lane: Lane | None = None
-        self.moving: Lease | None = None
-        self.not_on: frozenset[str] = frozenset()
-        self.is_waiting = False
+    call: Call
+    need: Need
+    owners: tuple[Owner, ...]
+    entered_at: float
+    deadline_at: float
+    lane: Lane | None = None
+    moving: Lease | None = None
+    not_on: frozenset[str] = frozenset()
+    is_waiting: bool = False
 
 
 class Group:

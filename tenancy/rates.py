@@ -42,7 +42,7 @@ class Window:
         """Whether `amount` may be charged at `now`."""
         if self.limit is None:
             return True
-        if self._order:
+        if self._order and self._order[0] + _KEPT <= now * _PER_SECOND:
             self._forget(bucket_of(now))
         return self._used + amount <= self.limit
 

@@ -1,6 +1,6 @@
 """Why a call cannot run, in the contract's order, and when coming back would succeed.
 
-Two questions about one call: can it ever be held (`never`), and what stands in its way now (`in_the_way`). The first
+Two questions about one call: can it ever be held (`too_long`, `never`), and what stands in its way now (`in_the_way`). The first
 reason is the one that is named; the time to come back is that of the slowest. Rates tell their moment exactly. For
 bytes and slots it is a forecast: the leases on the account end in the order that their pods' pace suggests, until
 enough is free.
@@ -61,10 +61,8 @@ def come_back(refusal: Refusal, seconds: float, otherwise: str = "") -> Refusal:
     )
 
 
-def never(
-    call: Call, need: Need, owners: Sequence[Owner], reach: Sequence[Host], model: Model | None
-) -> Refusal | None:
-    """Why `call` could not be held even alone, or `None`. `reach`: all pods that may ever serve it."""
+def too_long(call: Call, need: Need, model: Model | None) -> Refusal | None:
+    """Why the model's context cannot hold the prompt, whatever it is estimated at; `None` if it may."""
     if model is not None and model.context_tokens is not None:
         least = call.prompt_bytes // LEAST_BYTES_A_TOKEN
         if least > model.context_tokens * need.prompts:
@@ -78,6 +76,14 @@ def never(
                 0,
                 least,
             )
+    return None
+
+
+def never(call: Call, need: Need, owners: Sequence[Owner], reach: Sequence[Host]) -> Refusal | None:
+    """Why `call` could not be held even alone, or `None`. `reach`: all pods that may ever serve it.
+
+    What may run now could also be held alone, so that who was admitted need not ask.
+    """
     for owner in owners:
         account = owner.account
         if account.requests.limit is not None and account.requests.limit < 1:
