@@ -44,12 +44,8 @@ class Serving:
 class LedgerView(Protocol):
     """What a ranking may ask of the ledger."""
 
-    def kv_share(self, pod: str) -> float:
-        """The reserved share of the pod's KV memory, or of its slots where that is unknown; 0 to 1."""
-        ...
-
-    def calls_on(self, pod: str) -> int:
-        """Calls that hold a slot on the pod."""
+    def load(self, pod: str) -> tuple[float, int]:
+        """The reserved share of the pod's KV memory, or of its slots where that is unknown, 0 to 1; and its calls."""
         ...
 
 
@@ -182,14 +178,14 @@ class Dealing:
                 for other, lane in group.turns:
                     if other >= number:
                         break
-                    if group.blocked[lane] + bypass <= now and _could_use(lane, host):
+                    if group.blocked[lane] + bypass <= now and _head_could_use(lane, host):
                         lane.keeps_room = True
                         return True
                 continue
             for lane, since in group.blocked.items():
                 if since + bypass > now:
                     break
-                if (number is None or group.turns.number_of(lane.tenant) < number) and _could_use(lane, host):
+                if (number is None or group.turns.number_of(lane.tenant) < number) and _head_could_use(lane, host):
                     lane.keeps_room = True
                     return True
         return False
@@ -371,9 +367,10 @@ class Dealing:
         for _, lane in _in_turn(groups):
             head, group = lane.head, lane.group
             assert head is not None and group is not None
-            if not _could_use(lane, host):
+            bytes_ = host.weigh(head.need, lane.model)
+            if not _could_use(head, bytes_, host):
                 continue
-            if host.fits(host.weigh(head.need, lane.model)):
+            if host.fits(bytes_):
                 if self.blocker(head, group, now) is None:
                     found = lane
                     break
@@ -418,7 +415,7 @@ class Dealing:
                 lane.keeps_room = True
                 if group.all_could_hold(head):
                     break
-                closed.update(host.name for host in group.hosts if _could_use(lane, host))
+                closed.update(host.name for host in group.hosts if _head_could_use(lane, host))
             if passed == _MOST_PASSED:
                 first.keeps_room = True
         return None
@@ -485,11 +482,14 @@ def _number(turn: tuple[int, Lane]) -> int:
     return turn[0]
 
 
-def _could_use(lane: Lane, host: Host) -> bool:
-    """Whether only the host's room keeps the lane's head from it."""
+def _head_could_use(lane: Lane, host: Host) -> bool:
     head = lane.head
     assert head is not None
-    bytes_ = host.weigh(head.need, lane.model)
+    return _could_use(head, host.weigh(head.need, lane.model), host)
+
+
+def _could_use(head: Ticket, bytes_: int, host: Host) -> bool:
+    """Whether only the host's room keeps a head, which would take `bytes_` there, from it."""
     if host.name in head.not_on or not host.could_hold(bytes_):
         return False
     for owner in head.owners:  # noqa: SIM110 - a generator costs more than all the rest

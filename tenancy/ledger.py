@@ -261,13 +261,14 @@ class Ledger:
 
     # the view of a ranking
 
-    def kv_share(self, pod: str) -> float:
-        """The reserved share of the pod's KV memory, or of its slots where the memory is not known; 0 to 1."""
+    def load(self, pod: str) -> tuple[float, int]:
+        """The reserved share of the pod's KV memory, or of its slots where that is not known, 0 to 1; and the calls
+        that hold a slot on the pod, closing ones included.
+        """
         account = self.hosts[pod].account
+        share = 0.0
         if account.memory_limit:
-            return min(1.0, account.memory_held / account.memory_limit)
-        return min(1.0, account.slots_held / account.slots_limit) if account.slots_limit else 0.0
-
-    def calls_on(self, pod: str) -> int:
-        """The calls that hold a slot on the pod, closing ones included."""
-        return self.hosts[pod].account.slots_held
+            share = account.memory_held / account.memory_limit
+        elif account.slots_limit:
+            share = account.slots_held / account.slots_limit
+        return share if share < 1.0 else 1.0, account.slots_held

@@ -21,6 +21,8 @@ TOKENS_AN_IMAGE = 1024
 LEAST_BYTES_A_TOKEN = 8  # no text has fewer tokens than this gives: only beyond it is "too long" our word
 _LEAST_TAUGHT_BYTES = 64  # shorter prompts say more of the template than of the text
 
+_CHAT, _EMBEDDING = Kind.CHAT, Kind.EMBEDDING  # looked up on the class, each costs 0.1 µs in Python 3.11
+
 _QUANTILE = 0.99
 _FIRST_TOKENS_A_BYTE = 0.5
 _LEAST, _MOST = 1 / 16, 2.0  # tokens a byte that are believed
@@ -74,20 +76,21 @@ class Estimates:
 
     def need(self, call: Call, model: Model | None) -> Need:
         """What `call` asks for; `model` bounds each sequence by its context."""
-        prompts = 1 if call.kind is Kind.CHAT else max(1, call.messages)
-        sequences = max(1, call.sequences)
+        kind = call.kind
+        prompts = 1 if kind is _CHAT else max(1, call.messages)
+        sequences = call.sequences if call.sequences > 1 else 1
         prompt = self.prompt_tokens(call)
         context = None if model is None else model.context_tokens
-        if context is not None:
-            prompt = min(prompt, context * prompts)
-        if call.kind is Kind.EMBEDDING:
+        if context is not None and prompt > context * prompts:
+            prompt = context * prompts
+        if kind is _EMBEDDING:
             return Need(prompt, 0, 0, 1, prompts)
         # Separate prompts may differ in length: for them nothing is deducted from the room that the context leaves.
-        left = None if context is None else max(1, context - (prompt if prompts == 1 else 0))
         stated = call.output_tokens
         if stated is None:
             stated = max(1, call.tenant.default_max_tokens)
-            stated = stated if left is None else min(stated, left)
+            if context is not None:
+                stated = min(stated, max(1, context - (prompt if prompts == 1 else 0)))
         output = stated
         if context is not None:
             # The estimate may be above the true prompt, and the output then longer than it leaves: bound the sum.
@@ -151,13 +154,15 @@ class _Quantile:
             self._total = sum(self._counts)
             self._above = sum(self._counts[self._bin + 1 :])
         may_lie_above = self._total - ceil(self._total * _QUANTILE)
+        before = self._bin
         while self._above > may_lie_above:
             self._bin += 1
             self._above -= self._counts[self._bin]
         while self._bin and self._above + self._counts[self._bin] <= may_lie_above:
             self._above += self._counts[self._bin]
             self._bin -= 1
-        self.value = _upper_edge(self._bin)
+        if self._bin != before:
+            self.value = _upper_edge(self._bin)
 
 
 def _bin_of(value: float) -> int:

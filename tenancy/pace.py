@@ -31,10 +31,11 @@ class Gaps:
         self._busy_since = now
 
     def released(self, now: float) -> None:
-        gap = max(0.0, now - self._busy_since)
+        gap = now - self._busy_since
         self._busy_since = now
         self._released += 1
-        self._mean += (gap - self._mean) / min(self._released, _GAPS_AVERAGED)
+        averaged = self._released if self._released < _GAPS_AVERAGED else _GAPS_AVERAGED
+        self._mean += ((gap if gap > 0.0 else 0.0) - self._mean) / averaged
 
     @property
     def mean(self) -> float | None:

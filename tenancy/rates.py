@@ -50,8 +50,9 @@ class Window:
         """Count `amount` as used at `now`."""
         if self.limit is None:
             return
-        bucket = bucket_of(now)
-        self._forget(bucket)
+        bucket = int(now * _PER_SECOND)
+        if self._order and self._order[0] <= bucket - _KEPT:
+            self._forget(bucket)
         if bucket in self._amounts:
             self._amounts[bucket] += amount
         else:
@@ -62,7 +63,8 @@ class Window:
 
     def correct(self, bucket: int, difference: int, now: float) -> None:
         """Add `difference` to what was charged in `bucket`, if that still counts."""
-        self._forget(bucket_of(now))
+        if self._order and self._order[0] + _KEPT <= now * _PER_SECOND:
+            self._forget(bucket_of(now))
         if bucket in self._amounts:
             self._amounts[bucket] += difference
             self._used += difference

@@ -64,11 +64,10 @@ class Choice:
         if len(ready) == 1:  # the one pod that a release offers, or the only one there is
             return ready[0] if fits(ready[0]) else None
         own, others = self._ranks_of(call.tenant.name, call.model).of(ready)
-        return self._best(own, fits, view) or self._best(others, fits, view)
+        best = self._best(own, fits, view) if own else None
+        return self._best(others, fits, view) if best is None and others else best
 
     def _best(self, pods: Sequence[str], fits: Callable[[str], bool], view: LedgerView) -> str | None:
-        if not pods:
-            return None
         count = len(pods)
         first = int(self._random.random() * count)  # a fifth of what `sample` costs
         second = (first + 1 + int(self._random.random() * (count - 1))) % count
@@ -86,9 +85,11 @@ class Choice:
 
     def _load(self, pod: str, view: LedgerView) -> tuple[float, int]:
         """The share of KV memory in use, then the calls there: pods without a known size differ by these alone."""
+        load = view.load(pod)
         reading = self._fleet.reading(pod)
-        told = 0.0 if reading is None or reading.kv_usage is None else reading.kv_usage
-        return max(view.kv_share(pod), told), view.calls_on(pod)
+        if reading is None or reading.kv_usage is None or reading.kv_usage <= load[0]:
+            return load
+        return reading.kv_usage, load[1]
 
     def _ranks_of(self, tenant: str, model: str) -> _Ranks:
         if self._version != self._fleet.version:

@@ -41,4 +41,4 @@ class FixedRanking:
     def choose(self, call: Call, ready: Sequence[str], fits: Callable[[str], bool], view: LedgerView) -> str | None:
         self.asked += 1
         fitting = [pod for pod in ready if fits(pod)]
-        return min(fitting, key=lambda pod: (view.kv_share(pod), view.calls_on(pod)), default=None)
+        return min(fitting, key=view.load, default=None)

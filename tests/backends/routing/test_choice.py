@@ -25,11 +25,8 @@ class View:
         self.shares = shares or {}
         self.calls = calls or {}
 
-    def kv_share(self, pod: str) -> float:
-        return self.shares.get(pod, 0.0)
-
-    def calls_on(self, pod: str) -> int:
-        return self.calls.get(pod, 0)
+    def load(self, pod: str) -> tuple[float, int]:
+        return self.shares.get(pod, 0.0), self.calls.get(pod, 0)
 
 
 def pod(name: str, **facts: object) -> Pod:
