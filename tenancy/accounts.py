@@ -276,10 +276,11 @@ class Owner:
         """The account on which `bytes_` on `host` do not fit now, if any; what `credit` holds counts as free."""
         if self.by_device is None:
             account = self.account
-            if account.memory_limit is None or self._paid_whole(host):
+            if account.memory_limit is None:
                 return None
             more = bytes_ if credit is None else bytes_ - credit.held_on(account)[0]
-            return account if account.memory_held + more > account.memory_limit else None
+            is_short = account.memory_held + more > account.memory_limit
+            return account if is_short and not self._paid_whole(host) else None
         for account, share, _ in self._shares(bytes_, host):
             more = share if credit is None else share - credit.held_on(account)[0]
             if not account.has_room(more):
@@ -300,7 +301,7 @@ class Owner:
     def holds(self, bytes_: int, host: Host) -> tuple[Hold, ...]:
         """What a call of `bytes_` on `host` holds here: one slot, and its bytes where they count."""
         if self.by_device is None:
-            return ((self.account, 0 if self._paid_whole(host) else bytes_, 1),)
+            return ((self.account, 0 if host.owner is not None and self._paid_whole(host) else bytes_, 1),)
         return ((self.account, 0, 1), *self._shares(bytes_, host))
 
     def memory_of_pod(self, pod: Pod, bytes_a_device: Mapping[str, int]) -> tuple[Hold, ...]:
@@ -320,7 +321,7 @@ class Owner:
 
     def _paid_whole(self, host: Host) -> bool:
         """The tenant pays for a pod dedicated to it by the whole pod; a key's limits count calls there as anywhere."""
-        return host.owner is not None and host.owner == self.tenant and self.is_tenant
+        return self.is_tenant and host.owner == self.tenant
 
     def _shares(self, bytes_: int, host: Host) -> Iterator[Hold]:
         if self.by_device is None or self._paid_whole(host):

@@ -1,14 +1,16 @@
 """One client request as a value: what policy has to know about it, and the parsed body that policy never looks into.
 
-The HTTP face makes a `Call`; admission, routing, engines and the relay read it. Nobody changes one.
+The HTTP face makes a `Call`; admission, routing, engines and the relay read it. Nobody changes one. Both are msgspec
+structs, as one is made for each request: a frozen dataclass of as many fields takes 3 µs to make.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
+
+import msgspec
 
 from tenancy.policy import Key, Tenant
 
@@ -21,8 +23,7 @@ class Kind(Enum):
     EMBEDDING = "/v1/embeddings"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Call:
+class Call(msgspec.Struct, frozen=True, eq=False):
     """One request of one tenant.
 
     `prompt_bytes` counts UTF-8 bytes of text parts, `prompt_tokens` tokens that came as token ids, `images` the image
@@ -48,12 +49,15 @@ class Call:
     may_wait: bool = True
     deadline_at: float | None = None
     size_bytes: int = 0
-    body: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    headers: Mapping[bytes, bytes] = field(default_factory=dict, repr=False)
+    body: Mapping[str, Any] = msgspec.field(default_factory=dict)
+    headers: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """Without body and headers, which are the client's alone."""
+        return f"<Call {self.id} of {self.tenant.name} for {self.model}>"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Tokens that a call used. `is_reported` is false where they were counted here because the pod told none."""
 
     prompt_tokens: int

@@ -161,6 +161,8 @@ class Dealing:
             ready = tuple(pod for pod in ready if pod not in ticket.not_on)
         if not ready or (closed is None and group.blocked and self._is_closed(group, ticket.lane, now)):
             return None
+        if queue.entries and not group.has_room_for(ticket):  # where somebody waits, most likely
+            return None
         chosen = self._ranking.choose(call, ready, fits, self._ledger)
         return None if chosen is None else hosts[chosen]
 
@@ -210,20 +212,21 @@ class Dealing:
 
     def blocker(self, ticket: Ticket, group: Group, now: float) -> tuple[Owner, float | None] | None:
         """The owner whose own limits keep the call out, whatever pods have; and when its rate opens, if it is that."""
-        owners, need = ticket.owners, ticket.need
+        owners, need, model = ticket.owners, ticket.need, ticket.call.model
         if ticket.moving is None:
+            asked = need.tokens
             for owner in owners:
                 account = owner.account
                 if account.slots_limit is not None and account.slots_held >= account.slots_limit:
                     return owner, None
                 requests, tokens = account.requests, account.tokens
-                if not (requests.fits(1, now) and tokens.fits(need.tokens, now)):
-                    times = (requests.opens_at(1, now), tokens.opens_at(need.tokens, now))
+                if not (requests.fits(1, now) and tokens.fits(asked, now)):
+                    times = (requests.opens_at(1, now), tokens.opens_at(asked, now))
                     return owner, max((time for time in times if time is not None), default=None)
         for owner in owners:
             kinds = group.kinds if owner.by_device is None else group.kinds_by_device
             for host in kinds:
-                if owner.lacks_memory(host.weigh(need, ticket.call.model), host, ticket.moving) is None:
+                if owner.lacks_memory(host.weigh(need, model), host, ticket.moving) is None:
                     break
             else:
                 if kinds:
@@ -490,7 +493,7 @@ def _head_could_use(lane: Lane, host: Host) -> bool:
 
 def _could_use(head: Ticket, bytes_: int, host: Host) -> bool:
     """Whether only the host's room keeps a head, which would take `bytes_` there, from it."""
-    if host.name in head.not_on or not host.could_hold(bytes_):
+    if (head.not_on and host.name in head.not_on) or not host.could_hold(bytes_):
         return False
     for owner in head.owners:  # noqa: SIM110 - a generator costs more than all the rest
         if owner.lacks_memory(bytes_, host, head.moving) is not None:
