@@ -1,126 +1,178 @@
-"""What admission costs while 1,000 tenants wait on 10 pods, and while none does: run as a module.
+"""What admission costs, and how that grows with tenants and pods: run as a module.
 
-A release gives back one lease and hands the room to whose turn it is. Measured are calls of one size and of mixed
-sizes, with heads that were just blocked (others may pass them) and heads past `bypass` (nobody may). An idle admit is
-an arrival that is admitted at once, with 1,000 tenants and as many pods as the line says. Times are CPU time, so that
-other work on the machine does not count.
+A release gives back one lease while every tenant waits, and hands the room to whose turn it is. Measured are calls of
+one size and of mixed sizes, with heads that were just blocked (others may pass them) and heads past `bypass` (nobody
+may). An idle admission is an arrival that is admitted at once, and its settling. Pods are ranked by the gateway's own
+`Choice` over a fleet whose pods all have a fresh reading.
+
+Times are CPU time, so that other work on the machine does not count. What is of one kind is timed in batches, because
+reading the clock takes 1 µs or more; releases differ, so each is timed, and the clock's own part is taken off.
 """
 
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from random import Random
 from statistics import median, quantiles
 from time import process_time
 
-from tenancy.admission import Admission, Admitted, Capacity, Lease, LedgerView, Queued, Serving
+from backends.engines.engine import Reading
+from backends.fleet import Fleet
+from backends.routing.choice import Choice
+from tenancy.admission import Admission, Admitted, Capacity, Lease, Queued
 from tenancy.call import Call, Kind, Usage
 from tenancy.policy import Budget, Key, Model, Pod, Policy, QueueSettings, ServedModel, Tenant
 
-TENANTS = 1000
+SEED = 1
+BATCH = 50
+TENANTS = (10, 100, 1_000, 10_000)
+PODS = (10, 100, 1_000)
+MIXED = (50, 200, 1000, 6000)
 
 
-class TwoAtRandom:
-    """Ranks as the gateway does in the main: two at random, and only if neither fits all others in order."""
+@dataclass(frozen=True, slots=True)
+class World:
+    """Tenants with every kind of limit, none of which is in the way, and pods that are ready for all of them."""
 
-    def __init__(self, pods: Sequence[str], random: Random) -> None:
-        self._serving = Serving(tuple(pods), is_coming=False)
-        self._random = random
+    admission: Admission
+    tenants: Sequence[Tenant]
+    random: Random
 
-    def serving(self, tenant: str, model: str) -> Serving:
-        return self._serving
-
-    def choose(self, call: Call, ready: Sequence[str], fits: Callable[[str], bool], view: LedgerView) -> str | None:
-        start = int(self._random.random() * len(ready))
-        other = int(self._random.random() * len(ready))
-        pair = [pod for pod in (ready[start], ready[other]) if fits(pod)]
-        if pair:
-            return min(pair, key=view.kv_share)
-        return next((pod for pod in (*ready[start:], *ready[:start]) if fits(pod)), None)
+    def call(self, number: int, now: float, output_tokens: int) -> Call:
+        tenant = self.tenants[number % len(self.tenants)]
+        return Call("id", tenant, tenant.keys[0], Kind.CHAT, "model", now, 400, output_tokens=output_tokens)
 
 
-def world(pods: int, slots: int | None, kv_tokens: int, random: Random) -> tuple[Admission, list[Tenant]]:
-    model = Model("model", 8192, 1024)
+def world(tenants: int, pods: int, slots: int | None, kv_tokens: int) -> World:
+    random = Random(SEED)
     served = (ServedModel("model", "model"),)
     names = [f"pod-{number}" for number in range(pods)]
-    budget = Budget(memory_bytes=1 << 34, concurrency=500, requests_per_minute=10**7, tokens_per_minute=10**10)
-    tenants = [Tenant(f"tenant-{number}", (Key(str(number), "key"),), budget=budget) for number in range(TENANTS)]
+    budget = Budget(memory_bytes=1 << 40, concurrency=10**6, requests_per_minute=10**7, tokens_per_minute=10**10)
+    payers = [Tenant(f"tenant-{number}", (Key(str(number), "key"),), budget=budget) for number in range(tenants)]
     policy = Policy(
-        models={"model": model},
-        pods={name: Pod(name, (name,), served) for name in names},
-        tenants={tenant.name: tenant for tenant in tenants},
+        models={"model": Model("model", 8192, 1024)},
+        pods={name: Pod(name, (name,), served, url="http://127.0.0.1:1") for name in names},
+        tenants={tenant.name: tenant for tenant in payers},
         queue=QueueSettings(depth=100_000, timeout_seconds=10**6),
     )
-    admission = Admission(policy, TwoAtRandom(names, random), 0.0)
+    fleet = Fleet(policy, clock=lambda: 0.0)
+    for name in names:
+        fleet.ready(name)
+        fleet.take(name, Reading(asked_at=0.0, kv_usage=0.0))
+    admission = Admission(policy, Choice(fleet, random), 0.0)
     admission.pods_changed({name: Capacity(kv_tokens * 1024, slots) for name in names}, 0.0)
-    return admission, tenants
+    return World(admission, payers, random)
 
 
-def releases(sizes: Sequence[int], slots: int | None, seconds_a_release: float, random: Random) -> list[float]:
-    """Seconds of each release while every tenant waits; the queue is refilled outside the measured time."""
-    admission, tenants = world(10, slots, 10_000, random)
+def idle(tenants: int, pods: int, calls: int = 4000) -> tuple[float, float]:
+    """Seconds of an arrival that is admitted at once, and of its settling: medians over batches."""
+    made = world(tenants, pods, 64, 100_000)
+    usage = Usage(100, 100)
+    admitting: list[float] = []
+    settling: list[float] = []
+    for first in range(0, tenants + calls, BATCH):
+        now = first / 1000
+        arrivals = [made.call(number, now, 100) for number in range(first, first + BATCH)]
+        begun = process_time()
+        answers = [made.admission.admit(call, now) for call in arrivals]
+        admitted = process_time()
+        for answer in answers:
+            assert isinstance(answer, Admitted)
+            made.admission.settle(answer.lease, usage, now)
+        settled = process_time()
+        if first >= tenants:  # what is looked up once for each tenant is known by then
+            admitting.append((admitted - begun) / BATCH)
+            settling.append((settled - admitted) / BATCH)
+    return median(admitting), median(settling)
+
+
+def releases(made: World, sizes: Sequence[int], seconds_a_release: float, count: int, waiting: int) -> list[float]:
+    """Seconds of each release while every tenant has `waiting` calls in the queue or more.
+
+    The queue is filled before, and again after each release, outside the measured time.
+    """
     now = 0.0
     held: list[Lease] = []
 
-    def arrive(tenant: Tenant) -> None:
-        call = Call("id", tenant, tenant.keys[0], Kind.CHAT, "model", now, 400, output_tokens=random.choice(sizes))
-        answer = admission.admit(call, now)
+    def arrive(number: int) -> bool:
+        answer = made.admission.admit(made.call(number, now, made.random.choice(sizes)), now)
         if isinstance(answer, Admitted):
             held.append(answer.lease)
         else:
             assert isinstance(answer, Queued), answer
+        return isinstance(answer, Queued)
 
-    for tenant in tenants * 3:
-        arrive(tenant)
+    numbers = {tenant.name: number for number, tenant in enumerate(made.tenants)}
+    number = 0
+    while not arrive(number):  # until the pods are full
+        number += 1
+    for number in range(waiting * len(made.tenants)):
+        arrive(number)
     taken: list[float] = []
-    for _ in range(4000):
+    for _ in range(count):
         now += seconds_a_release
-        lease = held.pop(int(random.random() * len(held)))
+        lease = held.pop(int(made.random.random() * len(held)))
         usage = Usage(100, lease.output_tokens)
         before = process_time()
-        decided = admission.settle(lease, usage, now)
+        decided = made.admission.settle(lease, usage, now)
         taken.append(process_time() - before)
         for one in decided:
             assert isinstance(one.answer, Admitted)
             held.append(one.answer.lease)
-            arrive(one.ticket.call.tenant)
-    return taken
+            arrive(numbers[one.ticket.call.tenant.name])
+    clock = _clock_seconds()
+    return [max(0.0, seconds - clock) for seconds in taken]
 
 
-def idle(pods: int, random: Random) -> list[float]:
-    """Seconds of each arrival that is admitted at once."""
-    admission, tenants = world(pods, 64, 100_000, random)
-    taken: list[float] = []
-    for number in range(5000):
-        tenant = tenants[number % TENANTS]
-        call = Call("id", tenant, tenant.keys[0], Kind.CHAT, "model", number / 1000, 400, output_tokens=100)
-        before = process_time()
-        answer = admission.admit(call, number / 1000)
-        taken.append(process_time() - before)
-        assert isinstance(answer, Admitted)
-        admission.settle(answer.lease, Usage(100, 100), number / 1000)
-    return taken[TENANTS:]
+def _clock_seconds() -> float:
+    """What reading the clock adds to what is timed."""
+    read = [process_time() for _ in range(1001)]
+    return median(after - before for before, after in zip(read, read[1:], strict=False))
 
 
-def line(what: str, taken: Sequence[float]) -> str:
-    mean = sum(taken) / len(taken)
-    p99 = quantiles(taken, n=100)[98]
-    return f"{what:<72} {median(taken) * 1e6:7.1f} {mean * 1e6:7.1f} {p99 * 1e6:7.1f}"
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; all columns but the first are figures."""
+    rule = ["---", *("---:" for _ in header[1:])]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (header, rule, *rows))
+
+
+def growth() -> str:
+    """How an idle call's two halves and a release grow."""
+    rows: list[tuple[str, ...]] = []
+    for tenants in TENANTS:
+        for pods in PODS:
+            admitting, settling = idle(tenants, pods)
+            release = median(releases(world(tenants, pods, 4, 100_000), (200,), 0.01, 1000, 2))
+            rows.append((f"{tenants:,}", f"{pods:,}", *(_micro(each) for each in (admitting, settling, release))))
+    return table(("tenants", "pods", "admit", "settle", "release, all tenants waiting"), rows)
+
+
+def kinds_of_release() -> str:
+    """A release with 1,000 tenants waiting on 10 pods, by what their calls lack."""
+    rows: list[tuple[str, ...]] = []
+    for what, sizes, slots, seconds_a_release in (
+        ("slots, one size", (200,), 16, 0.01),
+        ("memory, one size", (200,), None, 0.01),
+        ("memory, mixed sizes, heads past `bypass`", MIXED, None, 0.01),
+        ("memory, mixed sizes, heads just blocked", MIXED, None, 1e-6),
+    ):
+        taken = releases(world(1000, 10, slots, 10_000), sizes, seconds_a_release, 4000, 2)
+        p99 = quantiles(taken, n=100)[98]
+        rows.append((what, *(_micro(each) for each in (median(taken), sum(taken) / len(taken), p99))))
+    return table(("what the waiting calls lack", "median", "mean", "p99"), rows)
+
+
+def _micro(seconds: float) -> str:
+    return f"{seconds * 1e6:.1f}"
 
 
 def main() -> None:
     gc.disable()
-    seed = 1
-    print(f"seed {seed}; µs: {'':<60} median    mean     p99")
-    random = Random(seed)
-    mixed = (50, 200, 1000, 6000)
-    print(line("release, 10 pods by slots, one size", releases((200,), 16, 0.01, random)))
-    print(line("release, 10 pods by memory, one size", releases((200,), None, 0.01, random)))
-    print(line("release, 10 pods by memory, mixed sizes, heads past bypass", releases(mixed, None, 0.01, random)))
-    print(line("release, 10 pods by memory, mixed sizes, heads just blocked", releases(mixed, None, 1e-6, random)))
-    for pods in (10, 1000):
-        print(line(f"admit while nobody waits, {pods} pods", idle(pods, random)))
+    print(f"µs of CPU time a call; seed {SEED}\n")
+    print(f"A release, 1,000 tenants waiting on 10 pods:\n\n{kinds_of_release()}\n")
+    print(f"By tenants and pods, calls of one size, pods limited by slots:\n\n{growth()}")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ decides. Sizes are bytes, times are seconds, and `None` stands for "not limited"
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -105,6 +105,11 @@ class Pod:
         if self.tenants is not None and len(self.tenants) == 1:
             return next(iter(self.tenants))
         return None
+
+
+def tenants_named_by(pods: Iterable[Pod]) -> frozenset[str]:
+    """The tenants that some pod names: all others of one profile are served by the same pods."""
+    return frozenset(tenant for pod in pods for tenant in pod.tenants or ())
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from random import Random
 from backends.fleet import Fleet, PodState
 from tenancy.admission import LedgerView, Serving
 from tenancy.call import Call
-from tenancy.policy import Tenant
+from tenancy.policy import Tenant, tenants_named_by
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Choice:
         self._shared_ranks.clear()
         self._ready.clear()
         pods = (*self._fleet.policy.pods.values(), *(pod.pod for pod in self._fleet.pods.values()))
-        self._named = frozenset(tenant for pod in pods for tenant in pod.tenants or ())
+        self._named = tenants_named_by(pods)
 
     def _shared(self, tenant_name: str, model: str) -> _Ranks:
         """The ranks of all tenants that no pod tells apart: they differ only where a pod names one of them.
