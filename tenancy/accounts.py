@@ -224,7 +224,8 @@ class Host:
         weight = self.weights.get(model)
         bytes_ = 0
         if weight is not None:  # whole numbers all the way: no float rounds a byte away
-            bytes_ = -(-need.blocks(self.block_tokens) * self.block_tokens * weight[0] // weight[1])
+            block = self.block_tokens
+            bytes_ = -(-need.blocks(block) * block * weight[0] // weight[1])
         self._weighed, self._weighed_bytes = need, bytes_
         return bytes_
 

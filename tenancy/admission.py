@@ -118,6 +118,7 @@ class Admission:
             self._release(lease, now)
         else:
             self._ledger.close(lease)
+            self._dealing.owners_freed(self._ledger.owners(lease.call) or ())  # it may have used fewer tokens
         return self._finish(now)
 
     def let_go(self, leases: Sequence[Lease], now: float) -> list[Decided]:
@@ -413,11 +414,8 @@ class Admission:
             return
         more = usage.total_tokens - lease.need.tokens
         self._ledger.book(lease, more, now)
-        if self._queue.entries:
-            if more > 0:
-                self._dealing.recheck(lease.call.tenant.name, now)
-            elif more < 0 and lease.windows:
-                self._dealing.owners_freed(self._ledger.owners(lease.call) or ())
+        if more > 0 and self._queue.entries:
+            self._dealing.recheck(lease.call.tenant.name, now)
         if not lease.is_moved:
             self._estimates.teach(lease.call, usage)
             lease.host.pace.learn(now - lease.granted_at, usage.completion_tokens)

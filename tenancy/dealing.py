@@ -73,6 +73,7 @@ class Dealing:
         self._groups: dict[tuple[str, ...], Group] = {}
         self._group_of: dict[tuple[str, str], Group] = {}
         self._groups_on: dict[Host, list[Group]] = {}
+        self._is_mixed = False  # some group has pods on which the same call takes more memory than on others
         self._hosts_to_offer: dict[Host, None] = {}
         self._groups_to_deal: dict[Group, None] = {}
         self._owners_to_serve: dict[Owner, None] = {}
@@ -124,6 +125,7 @@ class Dealing:
             known = (self._ledger.hosts.get(name) for name in serving.ready)
             hosts = tuple(host for host in known if host is not None and host.is_taken_up)
             group = self._groups[serving.ready] = Group(serving.ready, hosts, self._queue.numbers)
+            self._is_mixed = self._is_mixed or len(group.kinds) > 1
             for host in hosts:
                 on_host = self._groups_on.setdefault(host, [])
                 for other in on_host:
@@ -324,6 +326,7 @@ class Dealing:
         in_turn = [lane for _, lane in heapq.merge(*(group.turns for group in self._groups.values()), key=_number)]
         parked = [lane for lane in queue.lanes.values() if lane.group is None]
         self._groups.clear()
+        self._is_mixed = False
         self._group_of.clear()
         self._groups_on.clear()
         self._groups_to_deal.clear()
@@ -429,9 +432,10 @@ class Dealing:
             head = lane.head
             if lane.owner is owner and head is not None and (head.moving is not None or not owner.account.is_full):
                 self._place(lane, now)
-        for lane in self._queue.lanes_of(owner.tenant):
-            if lane.group is not None and lane.group.is_mixed_for(owner):
-                self._place(lane, now)
+        if self._is_mixed or owner.by_device is not None:  # else pods are all that those in a round lack
+            for lane in self._queue.lanes_of(owner.tenant):
+                if lane.group is not None and lane.group.is_mixed_for(owner):
+                    self._place(lane, now)
 
     def _place(self, lane: Lane, now: float) -> None:
         """Rank the lane's head like an arrival, and the heads after it, until one must wait."""

@@ -144,7 +144,7 @@ class _Quantile:
         self.value = _FIRST_TOKENS_A_BYTE
 
     def add(self, tokens_a_byte: float) -> None:
-        number = _bin_of(min(max(tokens_a_byte, _LEAST), _MOST))
+        number = _bin_of(_LEAST if tokens_a_byte < _LEAST else _MOST if tokens_a_byte > _MOST else tokens_a_byte)
         self._counts[number] += 1
         self._total += 1
         if number > self._bin:
@@ -166,10 +166,11 @@ class _Quantile:
 
 
 def _bin_of(value: float) -> int:
-    """The bin whose upper edge is the least that is not below `value`."""
+    """The bin whose upper edge is the least that is not below `value`, which is between `_LEAST` and `_MOST`."""
     mantissa, exponent = frexp(value)  # value = mantissa * 2**exponent, mantissa in [0.5, 1)
     step = ceil((mantissa - 0.5) * 2 * _STEPS) - 1
-    return max(0, min((exponent - 1 - _LOWEST_OCTAVE) * _STEPS + step, _OCTAVES * _STEPS - 1))
+    number = (exponent - 1 - _LOWEST_OCTAVE) * _STEPS + step
+    return number if number > 0 else 0
 
 
 def _upper_edge(number: int) -> float:
