@@ -14,6 +14,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from random import Random
 from statistics import median, quantiles
 from time import process_time
@@ -129,7 +130,7 @@ def releases(made: World, sizes: Sequence[int], seconds_a_release: float, count:
 def _clock_seconds() -> float:
     """What reading the clock adds to what is timed."""
     read = [process_time() for _ in range(1001)]
-    return median(after - before for before, after in zip(read, read[1:], strict=False))
+    return median(after - before for before, after in pairwise(read))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

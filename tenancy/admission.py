@@ -397,9 +397,6 @@ class Admission:
 
     def _run(self, now: float) -> None:
         """Refuse those whose time is over, and do all that has been caused so far, and what that causes."""
-        if not self._queue.entries:  # room is noted for those who wait alone
-            self._dealing.forget()
-            return
         while (late := self._queue.pop_expired(now)) is not None:
             refusal = _too_late(late.call, late.deadline_at, None)
             self._dealing.refuse(late, _later(refusal, self._seconds_until(late, now)), now)

@@ -92,8 +92,8 @@ class Dealing:
         self._lanes_to_place[lane] = None
 
     def run(self, now: float) -> None:
-        """Do all that has been noted so far, and what that causes."""
-        while True:
+        """Do all that has been noted so far, and what that causes: nothing, where nobody waits."""
+        while self._queue.entries:
             if self._hosts_to_offer:
                 self._offer(_pop(self._hosts_to_offer), now)
             elif self._groups_to_deal:
@@ -104,13 +104,8 @@ class Dealing:
                 self._place(_pop(self._lanes_to_place), now)
             else:
                 return
-
-    def forget(self) -> None:
-        """Nobody waits: what has been noted is of no use to anybody."""
-        self._hosts_to_offer.clear()
-        self._groups_to_deal.clear()
-        self._owners_to_serve.clear()
-        self._lanes_to_place.clear()
+        for noted in (self._hosts_to_offer, self._groups_to_deal, self._owners_to_serve, self._lanes_to_place):
+            noted.clear()
 
     # where calls may go
 
@@ -299,11 +294,10 @@ class Dealing:
                 head = lane.head
                 assert head is not None
                 blocker = self.blocker(head, lane.group, now)
+                # Its turn went by, or of some pods its tenant's memory allows it no use any more, or of any.
+                self._give_up_room(lane)
                 if blocker is not None:
-                    self._give_up_room(lane)
                     self._queue.park(lane, *blocker)
-                else:  # its turn went by, or of some pods its tenant's memory allows it no use any more
-                    self._give_up_room(lane)
 
     def take_out(self, ticket: Ticket, now: float) -> None:
         """The ticket leaves the queue undecided, or for a refusal."""

@@ -204,7 +204,7 @@ class Ledger:
         self._put_on(lease, now)
 
     def book(self, lease: Lease, more: int, now: float) -> None:
-        """The call used so many tokens more (or fewer) than it was charged; that goes to the minute of its admission."""
+        """The call used so many tokens `more` than it was charged, or fewer: in the minute of its admission."""
         for window in lease.windows:
             window.correct(lease.bucket, more, now)
 

@@ -1,9 +1,9 @@
 """Why a call cannot run, in the contract's order, and when coming back would succeed.
 
-Two questions about one call: can it ever be held (`too_long`, `never`), and what stands in its way now (`in_the_way`). The first
-reason is the one that is named; the time to come back is that of the slowest. Rates tell their moment exactly. For
-bytes and slots it is a forecast: the leases on the account end in the order that their pods' pace suggests, until
-enough is free.
+Two questions about one call: can it ever be held (`too_long`, `never`), and what stands in its way now (`in_the_way`).
+The first reason is the one that is named; the time to come back is that of the slowest. Rates tell their moment
+exactly. For bytes and slots it is a forecast: the leases on the account end in the order that their pods' pace
+suggests, until enough is free.
 """
 
 from __future__ import annotations

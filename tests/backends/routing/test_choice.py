@@ -185,3 +185,16 @@ def test_no_other_state_gives_a_pod_out(state: PodState) -> None:
     fleet = fleet_of([pod("a")])
     fleet.pods["a"].state = state
     assert Choice(fleet, Random(1)).serving("acme", "tiny").ready == ()
+
+
+def test_tenants_that_no_pod_tells_apart_share_one_answer() -> None:
+    tenants = [Tenant(name, profile="inference") for name in ("acme", "globex", "initech")]
+    tenants.append(Tenant("batcher", profile="batch"))
+    tenants.append(Tenant("narrow", profile="inference", models=frozenset({"other"})))
+    pods = [pod("a", profile="inference"), pod("b"), pod("c", tenants=frozenset({"initech"}))]
+    choice = Choice(fleet_of(pods, *tenants), Random(1))
+    acme, globex, initech, batcher, narrow = (choice.serving(tenant.name, "tiny") for tenant in tenants)
+    assert acme is globex
+    assert batcher.ready is acme.ready
+    assert (initech.ready, narrow.ready) == (("a", "b", "c"), ())
+    assert choice.serving("acme", "other").ready == ()
