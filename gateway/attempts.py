@@ -98,25 +98,19 @@ class Attempts:
         open_here = self._open.setdefault(lease.pod, {})
         open_here[number] = transfer
 
-        def carried(is_carried: bool) -> None:
-            if is_carried:
-                self._closing.sent(lease.pod, number, self._loop.time(), parts=_parts(call))
-            else:
-                self._closing.ended(lease.pod, number, self._loop.time())
-
-        transfer.on_carried = carried
+        way = _Way(transfer, self._closing, self._loop, lease.pod, number, _parts(call))
+        transfer.on_carried = way.carried
         if transfer.is_sent:
-            carried(True)
+            way.carried(True)
         leaving.undo_with(transfer.abort)
         try:
-            attempt = await self._answer(call, lease, transfer, sink, head, number)
+            attempt = await self._answer(call, lease, way, sink, head)
         except BaseException:
             transfer.abort()
             self._closing.ended(lease.pod, number, self._loop.time())
             raise
         finally:
             leaving.undo_with(None)
-            sink.follow(None)
             del open_here[number]
         attempt.number = number
         attempt.is_sent = transfer.is_sent
@@ -161,18 +155,16 @@ class Attempts:
         if told_from > now:  # it left so early that the pod may not have seen it yet: ask again as soon as that is over
             self._loop.call_at(told_from + _JUST_AFTER_SECONDS, self._poke, attempt.pod)
 
-    async def _answer(
-        self, call: Call, lease: Lease, transfer: Transfer, sink: Sink, head: Callable[[str], Headers], number: int
-    ) -> Attempt:
+    async def _answer(self, call: Call, lease: Lease, way: _Way, sink: Sink, head: Callable[[str], Headers]) -> Attempt:
+        transfer = way.transfer
         opened = await transfer.opened
         if isinstance(opened, Outcome):
             return Attempt(lease.pod, opened)
-        self._closing.first_byte(lease.pod, number, self._loop.time())
-        first_at = self._loop.time()
+        first_at = way.answered()
         if not opened.is_stream or not 200 <= opened.status < 300:
             attempt = await self._collect(lease.pod, opened, transfer)
         elif call.streamed:
-            attempt = await self._relay(call, lease, opened, transfer, sink, head, number)
+            attempt = await self._relay(call, lease.pod, opened, way, sink, head)
         else:
             attempt = await self._assemble(call.kind, lease.pod, opened, transfer)
         attempt.first_at = first_at
@@ -181,21 +173,24 @@ class Attempts:
     async def _relay(
         self,
         call: Call,
-        lease: Lease,
+        pod: str,
         opened: Head,
-        transfer: Transfer,
+        way: _Way,
         sink: Sink,
         head: Callable[[str], Headers],
-        number: int,
     ) -> Attempt:
-        headers = head(lease.pod)
+        headers = head(pod)
         if not sink.is_started:
             await sink.start(200, headers)
+        transfer = way.transfer
+        relay = Relay(sink, transfer, shows_usage=call.wants_usage)
         if transfer.is_over:  # short answers often come in one read, and go out in one write
             sink.gather()
-        relay = Relay(sink, transfer, shows_usage=call.wants_usage)
-        sink.follow(_Slowed(transfer, lambda is_held_back: self._closing.held_back(lease.pod, number, is_held_back)))
-        outcome = await transfer.attach(relay)
+            outcome = await transfer.attach(relay)
+        else:
+            sink.follow(way)
+            outcome = await transfer.attach(relay)
+            sink.follow(None)
         if relay.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, relay.overflow)
         elif outcome.ending is Ending.COMPLETE and relay.has_error:
@@ -203,7 +198,7 @@ class Attempts:
         elif outcome.ending is Ending.COMPLETE and not relay.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
         return Attempt(
-            lease.pod,
+            pod,
             outcome,
             status=opened.status,
             has_emitted=True,
@@ -288,21 +283,52 @@ def _retry_after(head: Head) -> float | None:
     return float(value) if value is not None and value.isdigit() else None
 
 
-class _Slowed:
-    """The flow of a relayed transfer: while the client is slow, `closing` is told that the pod's end may go unseen."""
+class _Way:
+    """A transfer to a pod, as `closing` is told of it: when it was sent and seen, and while a slow client holds it
+    back, so that the pod's end may go unseen.
+    """
 
-    def __init__(self, transfer: Transfer, held_back: Callable[[bool], None]) -> None:
-        self._transfer = transfer
-        self._held_back = held_back
+    __slots__ = ("_closing", "_loop", "_number", "_parts", "_pod", "transfer")
+
+    def __init__(
+        self,
+        transfer: Transfer,
+        closing: Closing[Lease],
+        loop: asyncio.AbstractEventLoop,
+        pod: str,
+        number: int,
+        parts: int,
+    ) -> None:
+        self.transfer = transfer
+        self._closing = closing
+        self._loop = loop
+        self._pod = pod
+        self._number = number
+        self._parts = parts
+
+    def carried(self, is_carried: bool) -> None:
+        """A connection took the request, or died unanswered with it."""
+        if is_carried:
+            self._closing.sent(self._pod, self._number, self._loop.time(), parts=self._parts)
+        else:
+            self._closing.ended(self._pod, self._number, self._loop.time())
+
+    def answered(self) -> float:
+        """The pod has begun to answer: when."""
+        now = self._loop.time()
+        self._closing.first_byte(self._pod, self._number, now)
+        return now
+
+    # The flow that a sink follows
 
     @property
     def pieces(self) -> int:
-        return self._transfer.pieces
+        return self.transfer.pieces
 
     def pause(self) -> None:
-        self._held_back(True)
-        self._transfer.pause()
+        self._closing.held_back(self._pod, self._number, True)
+        self.transfer.pause()
 
     def resume(self) -> None:
-        self._held_back(False)
-        self._transfer.resume()
+        self._closing.held_back(self._pod, self._number, False)
+        self.transfer.resume()

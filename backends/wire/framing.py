@@ -73,7 +73,7 @@ def frame_heads(*, is_upper: bool, field: bytes) -> FrameHeads:
     form = b"%X\r\n" if is_upper else b"%x\r\n"
     for size in range(len(field), FAST_BYTES_MAX):
         head = form % size
-        if FRAME_HEAD_BYTES <= len(head) + len(field) and len(head) + size + 2 < FAST_BYTES_MAX:
+        if len(head) + len(field) >= FRAME_HEAD_BYTES and len(head) + size + 2 < FAST_BYTES_MAX:
             heads[len(head) + size + 2] = (head + field)[:FRAME_HEAD_BYTES]
     return heads
 

@@ -19,12 +19,13 @@ It builds on private names of uvicorn, which is pinned for that; tests/test_hous
 from __future__ import annotations
 
 import asyncio
+import re
 import urllib.parse
 from enum import Enum
 from typing import Any
 
 import httptools
-from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT, FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 from backends.wire.deadline import Deadline
@@ -35,6 +36,8 @@ from gateway.record import Record
 
 __all__ = ["EXTENSION", "Client", "ClientProtocol"]
 
+_ASGI = {"version": "3.0", "spec_version": "2.3"}
+_PLAIN_PATH = re.compile(rb"/[A-Za-z0-9_./-]*")
 _MOST_PIPELINED = 16
 _MOST_PATH = 200  # of a path in the log
 _LINGER_SECONDS = 5.0  # how long what a refused client still sends is read, so that no RST takes the answer away
@@ -83,7 +86,11 @@ class ClientProtocol(HttpToolsProtocol):
     # ---- the connection ----------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
+        # As uvicorn's, but for the addresses, which nobody asks for and which are two system calls.
+        self.connections.add(self)
+        self.transport = transport
+        self.flow = FlowControl(transport)
+        self.scheme = "https" if transport.get_extra_info("sslcontext") is not None else "http"
         self._watch(_Wait.HEAD, self._settings.head_timeout_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -203,8 +210,21 @@ class ClientProtocol(HttpToolsProtocol):
             self.data_received(rest)
 
     def on_message_begin(self) -> None:
-        super().on_message_begin()
         self._phase = _Phase.HEAD
+        self.url = b""
+        self.expect_100_continue = False
+        self.headers = []
+        self.scope = {  # type: ignore[typeddict-item]
+            "type": "http",
+            "asgi": _ASGI,  # type: ignore[typeddict-item]
+            "http_version": "1.1",
+            "server": None,
+            "client": None,
+            "scheme": self.scheme,  # type: ignore[typeddict-item]
+            "root_path": "",
+            "headers": self.headers,
+            "state": {},
+        }
 
     def on_headers_complete(self) -> None:
         self._loose_bytes = 0
@@ -219,12 +239,15 @@ class ClientProtocol(HttpToolsProtocol):
             return
         if version != "1.1":
             scope["http_version"] = version
-        url = httptools.parse_url(self.url) if self.url != b"*" else None
-        raw_path = (url.path if url is not None else self.url) or b"/"
+        raw_path, query = self.url, b""
+        if not _PLAIN_PATH.fullmatch(raw_path):  # `parse_url` is three times this
+            url = httptools.parse_url(raw_path) if raw_path != b"*" else None
+            raw_path = (url.path if url is not None else raw_path) or b"/"
+            query = (url.query if url is not None else None) or b""
         path = raw_path.decode("ascii")
         scope["path"] = urllib.parse.unquote(path) if "%" in path else path
         scope["raw_path"] = raw_path
-        scope["query_string"] = (url.query if url is not None else None) or b""
+        scope["query_string"] = query
         for name, value in headers:
             if name == b"content-length" and int(value) > self._settings.body_bytes:
                 self._stop(request_too_large(self._settings.body_bytes))

@@ -7,6 +7,7 @@ with events, a client of HTTP/1.0) the same relay takes payload, cuts it into ev
 
 from __future__ import annotations
 
+import re
 from typing import Protocol
 
 from gateway.stream.sink import Sink
@@ -15,8 +16,9 @@ from gateway.stream.usage import MARK, has_usage, usage_of, without_usage
 from tenancy.call import Usage
 
 _ERROR = b'data: {"error"'
-_REASONS = (b'"finish_reason":"', b'"finish_reason": "')
-_DONE = (b"data: [DONE]", b"data:[DONE]")
+_DONE = b"data: [DONE]"
+_REASON = re.compile(rb'"finish_reason": ?"')
+_END = re.compile(rb'"finish_reason": ?"|data:\[DONE\]')
 
 
 class Source(Protocol):
@@ -109,13 +111,15 @@ class Relay:
         Judged by the last two pieces alone, so that nothing has to be looked for while the stream runs.
         """
         before, last = self._last_two()
-        return any(mark in last for mark in _DONE) or any(mark in last or mark in before for mark in _REASONS)
+        if last.find(_DONE) >= 0:  # as nearly always
+            return True
+        return _END.search(last) is not None or _REASON.search(before) is not None
 
     @property
     def has_error(self) -> bool:
         """Whether the pod itself reported an error at the end of its stream."""
         before, last = self._last_two()
-        return _ERROR in last or _ERROR in before
+        return last.find(_ERROR) >= 0 or before.find(_ERROR) >= 0
 
     def _last_two(self) -> tuple[bytes, bytes]:
         return (self._source.previous, self._source.last) if self._splitter is None else self._ends

@@ -75,7 +75,17 @@ class Sink(Protocol):
 class ClientSink:
     """The sink of a client that waits on its own connection."""
 
-    __slots__ = ("_client", "_flow", "_held", "_is_starting", "_past_pieces", "is_framed", "is_started", "status", "write")
+    __slots__ = (
+        "_client",
+        "_flow",
+        "_held",
+        "_is_starting",
+        "_past_pieces",
+        "is_framed",
+        "is_started",
+        "status",
+        "write",
+    )
 
     def __init__(self, client: Client) -> None:
         self._client = client
