@@ -21,7 +21,7 @@ from gateway.admit import NOT_USED, Admit
 from gateway.attempts import Attempt, Attempts
 from gateway.http.errors import Fault, from_refusal
 from gateway.leaving import Leaving
-from gateway.passage import Passage
+from gateway.passage import Passage, Patience
 from gateway.record import Record
 from gateway.stream.pulse import Pulse
 from gateway.stream.sink import Sink
@@ -46,31 +46,23 @@ class Exchange:
         self._attempts = attempts
         self._pulse = pulse
         self._loop = loop
-        self._open: dict[int, Passage] = {}
+        self._open: dict[Passage, None] = {}
         self.adopt(policy)
 
     def adopt(self, policy: Policy) -> None:
         """Use the new policy's settings from the next call on."""
         self._most_attempts = policy.retries.attempts
-        self._head_after_seconds = policy.queue.head_after_seconds
-        self._heartbeat_seconds = policy.streams.heartbeat_seconds
+        self._patience = Patience(policy.queue.head_after_seconds, policy.streams.heartbeat_seconds)
 
     def cut_all(self) -> None:
         """End every open call now; its client is told that the gateway is being stopped."""
-        for passage in list(self._open.values()):
+        for passage in list(self._open):
             passage.end_with(draining())
 
     async def run(self, call: Call, sink: Sink, leaving: Leaving, record: Record) -> None:
         """Bring `call` to its end: its answer is in `sink` to the last byte, its lease is settled, `record` is full."""
-        passage = Passage(
-            call,
-            sink,
-            leaving,
-            record,
-            heartbeat_seconds=self._heartbeat_seconds,
-            head_after_seconds=self._head_after_seconds,
-        )
-        self._open[id(passage)] = passage
+        passage = Passage(call, sink, leaving, record, self._patience)
+        self._open[passage] = None
         if call.streamed:
             self._pulse.join(passage)
         deadline = None
@@ -79,7 +71,7 @@ class Exchange:
         try:
             await self._run(passage)
         finally:
-            del self._open[id(passage)]
+            del self._open[passage]
             self._pulse.part(passage)
             if deadline is not None:
                 deadline.cancel()

@@ -6,6 +6,9 @@ record.
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
+from backends.outcome import Ending
 from gateway.attempts import Attempt
 from gateway.http.errors import Fault
 from gateway.leaving import Leaving
@@ -16,6 +19,7 @@ from gateway.verdict import late
 from tenancy.admission import RateState
 from tenancy.call import Call
 
+_ENDINGS = {ending: ending.value for ending in Ending}  # `.value` is a call of Python's in 3.11: 0.3 µs
 _STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -23,13 +27,19 @@ _STREAM_HEADERS = (
 )
 
 
+class Patience(NamedTuple):
+    """After how much silence a waiting client gets the head of its stream, and a stream a heartbeat."""
+
+    head_after_seconds: float
+    heartbeat_seconds: float
+
+
 class Passage:
     """The way of one call; `beat` is the pulse's, `expire` the deadline's, the rest is the exchange's."""
 
     __slots__ = (
         "_beat_pieces",
-        "_head_after_seconds",
-        "_heartbeat_seconds",
+        "_patience",
         "_quiet_since",
         "call",
         "fault",
@@ -40,16 +50,7 @@ class Passage:
         "sink",
     )
 
-    def __init__(
-        self,
-        call: Call,
-        sink: Sink,
-        leaving: Leaving,
-        record: Record,
-        *,
-        heartbeat_seconds: float,
-        head_after_seconds: float,
-    ) -> None:
+    def __init__(self, call: Call, sink: Sink, leaving: Leaving, record: Record, patience: Patience) -> None:
         self.call = call
         self.sink = sink
         self.leaving = leaving
@@ -57,8 +58,7 @@ class Passage:
         self.rates: RateState | None = None
         self.fault: Fault | None = None
         self.is_flowing = False
-        self._heartbeat_seconds = heartbeat_seconds
-        self._head_after_seconds = head_after_seconds
+        self._patience = patience
         self._quiet_since = call.arrived_at
         self._beat_pieces = 0
 
@@ -68,13 +68,15 @@ class Passage:
             return
         sink = self.sink
         if not sink.is_started:
-            if now - self.call.arrived_at >= self._head_after_seconds and sink.start_now(200, self.early_head()):
+            if now - self.call.arrived_at >= self._patience.head_after_seconds and sink.start_now(
+                200, self.early_head()
+            ):
                 sink.write_event(HEARTBEAT)
                 self._quiet_since = now
         elif sink.pieces != self._beat_pieces:
             self._beat_pieces = sink.pieces
             self._quiet_since = now
-        elif now - self._quiet_since >= self._heartbeat_seconds:
+        elif now - self._quiet_since >= self._patience.heartbeat_seconds:
             sink.write_event(HEARTBEAT)
             self._quiet_since = now
 
@@ -94,7 +96,7 @@ class Passage:
         record = self.record
         record.pod = attempt.pod
         record.attempts += 1
-        record.outcomes = (*record.outcomes, (attempt.pod, attempt.outcome.ending.value))
+        record.outcomes = (*record.outcomes, (attempt.pod, _ENDINGS[attempt.outcome.ending]))
         record.events = attempt.events
         record.first_token_at = attempt.first_at
         if not attempt.outcome.is_good:

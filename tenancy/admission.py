@@ -10,7 +10,8 @@ matter. Why a call cannot run, and when coming back would help, is told by `reas
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 
 from tenancy import reasons
 from tenancy.accounts import Capacity, Host, Lease
@@ -244,10 +245,10 @@ class Admission:
 
     def remaining(self, tenant: str, key: Key, now: float) -> RateState:
         """What is left of the minute, by the tightest of key and tenant, for the `x-ratelimit-` headers."""
-        key_owner = self._ledger.keys.get((tenant, key.name))
-        owners = [owner for owner in (key_owner, self._ledger.tenants.get(tenant)) if owner is not None]
-        requests = _tightest([owner.account.requests for owner in owners], now)
-        tokens = _tightest([owner.account.tokens for owner in owners], now)
+        tenant_owner, key_owner = self._ledger.tenants.get(tenant), self._ledger.keys.get((tenant, key.name))
+        accounts = [owner.account for owner in (key_owner, tenant_owner) if owner is not None]
+        requests = _tightest([account.requests for account in accounts if account.requests.limit is not None], now)
+        tokens = _tightest([account.tokens for account in accounts if account.tokens.limit is not None], now)
         return RateState(*requests, *tokens)
 
     def tenant_state(self, tenant: str) -> TenantState:
@@ -437,15 +438,12 @@ def _gap_of(group: Group) -> float | None:
     return 1 / sum(1 / gap for gap in gaps) * len(sampled) / len(group.hosts)
 
 
-def _tightest(windows: Iterable[Window], now: float) -> tuple[int | None, int | None, float | None]:
+def _tightest(windows: Sequence[Window], now: float) -> tuple[int | None, int | None, float | None]:
     """Limit, what is left and the seconds until all of it is back, of the window with the least left."""
-    tightest: tuple[int, int, float] | None = None
-    for window in windows:
-        if window.limit is not None:
-            left = max(0, window.limit - window.used(now))
-            if tightest is None or left < tightest[1]:
-                tightest = (window.limit, left, max(0.0, window.empties_at(now) - now))
-    return (None, None, None) if tightest is None else tightest
+    states = [window.state(now) for window in windows]
+    if not states:
+        return None, None, None
+    return states[0] if len(states) == 1 else min(states, key=itemgetter(1))
 
 
 def _later(refusal: Refusal, seconds: float) -> Refusal:

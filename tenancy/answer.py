@@ -41,8 +41,7 @@ class Decided(msgspec.Struct, frozen=True):
     answer: Admitted | Refused
 
 
-@dataclass(frozen=True, slots=True)
-class RateState:
+class RateState(msgspec.Struct, frozen=True):
     """What is left of the minute, of the tightest of key and tenant; `None` where nothing limits."""
 
     limit_requests: int | None = None

@@ -86,10 +86,12 @@ class Window:
                 return (bucket + _KEPT) / _PER_SECOND  # n / 10 * 10 == n in doubles, so `bucket_of` agrees
         raise AssertionError("the buckets do not add up to what is used")
 
-    def empties_at(self, now: float) -> float:
-        """When nothing charged so far counts any more."""
+    def state(self, now: float) -> tuple[int, int, float]:
+        """The limit, how much of it is left, and the seconds until all of it is, if nothing else is charged."""
+        assert self.limit is not None, "without a limit there is nothing to show"
         self._forget(bucket_of(now))
-        return (self._order[-1] + _KEPT) / _PER_SECOND if self._order else now
+        empties_at = (self._order[-1] + _KEPT) / _PER_SECOND if self._order else now
+        return self.limit, max(0, self.limit - self._used), max(0.0, empties_at - now)
 
     def _forget(self, bucket: int) -> None:
         while self._order and self._order[0] <= bucket - _KEPT:

@@ -179,7 +179,8 @@ def _merge(whole: dict[str, Any], delta: dict[str, Any]) -> None:
 def _merge_lists(before: list[Any], delta: list[Any]) -> list[Any]:
     for item in delta:
         index = item.get("index") if isinstance(item, dict) else None
-        known = next((one for one in before if index is not None and one.get("index") == index), None)
+        # Logprobs have no index: nothing is searched for them, or a long answer would cost the square of its tokens.
+        known = None if index is None else next((one for one in before if one.get("index") == index), None)
         if known is None:
             before.append({**item} if isinstance(item, dict) else item)
         else:

@@ -84,7 +84,7 @@ def test_no_limit_counts_nothing_and_fits_always() -> None:
 
 def test_it_empties_when_the_last_charge_has_passed() -> None:
     window = Window(10)
-    assert window.empties_at(5.0) == 5.0
+    assert window.state(5.0)[2] == 0.0
     window.charge(1, 100.0)
     window.charge(1, 130.02)
-    assert window.empties_at(140.0) == 190.1
+    assert window.state(140.0)[2] == 190.1 - 140.0
