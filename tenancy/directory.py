@@ -43,8 +43,8 @@ class Directory:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._keys = {key.hash: (tenant, key) for tenant in policy.tenants.values() for key in tenant.keys}
-        self._canonical = {
-            name: model.name for model in policy.models.values() for name in (model.name, *model.aliases)
+        self._found = {
+            name: ModelFound(model.name) for model in policy.models.values() for name in (model.name, *model.aliases)
         }
 
     def find(self, key_text: str, now_epoch: float) -> tuple[Tenant, Key] | None:
@@ -60,12 +60,12 @@ class Directory:
 
     def model(self, tenant: Tenant, key: Key, name: str) -> ModelFound | ModelUnknown | ModelNotAllowed:
         """Which model is meant by `name`, canonical or an alias, and whether it may be used. O(1)."""
-        canonical = self._canonical.get(name)
-        if canonical is None or not self._policy.may_use(tenant, canonical):
+        found = self._found.get(name)
+        if found is None or not self._policy.may_use(tenant, found.name):
             return ModelUnknown()
-        if key.models is not None and canonical not in key.models:
-            return ModelNotAllowed(canonical)
-        return ModelFound(canonical)
+        if key.models is not None and found.name not in key.models:
+            return ModelNotAllowed(found.name)
+        return found
 
     def models(self, tenant: Tenant, key: Key) -> list[Model]:
         """The models that this key opens, in the file's order."""
