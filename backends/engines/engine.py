@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
+import msgspec
+
 from tenancy.call import Call
 from tenancy.policy import Pod
 
@@ -50,8 +52,7 @@ class Probe:
     only_without: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamRequest:
+class UpstreamRequest(msgspec.Struct, frozen=True, gc=False):
     """What goes to the pod: path, extra headers (credentials among them) and the JSON body.
 
     `as_stream` says that the pod is asked for a stream although the client wants one whole answer.
