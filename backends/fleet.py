@@ -147,6 +147,8 @@ class Fleet:
         self._on_doubt = on_doubt
         self._on_eject = on_eject
         self._pods: dict[str, FleetPod] = {}
+        self.pods: Mapping[str, FleetPod] = MappingProxyType(self._pods)
+        """Every pod by name, in the order in which they came."""
         self._lives = count(1)
         self.version = 0
         """Rises with every change of a pod's state or capacity, or of the policy: what was derived is stale then."""
@@ -154,11 +156,6 @@ class Fleet:
             self._pods[pod.name] = self._fresh(pod)
 
     # ---- what others ask
-
-    @property
-    def pods(self) -> Mapping[str, FleetPod]:
-        """Every pod by name, in the order in which they came."""
-        return MappingProxyType(self._pods)
 
     @property
     def policy(self) -> Policy:
