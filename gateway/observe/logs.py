@@ -32,6 +32,7 @@ _PIECE_BYTES = select.PIPE_BUF
 _SECRET_FIELDS = frozenset({"authorization", "api_key", "x-api-key", "token", "password", "secret", "cookie", "env"})
 _SECRET_TEXT = re.compile(r"(?i)(bearer\s+|\bsk-|[?&]token=|x-api-key:\s*)[^\s\"'&,;]+")
 _BLOT = "***"
+_MILLISECONDS = [f"{milliseconds:03d}Z" for milliseconds in range(1000)]
 
 CallLater = Callable[[float, Callable[[], None]], object]
 _encode = msgspec.json.Encoder(enc_hook=str).encode
@@ -101,7 +102,7 @@ class _Stamps:
         if second != self._second:
             self._second = second
             self._text = time.strftime("%Y-%m-%dT%H:%M:%S.", time.gmtime(second))
-        return f"{self._text}{int((epoch - second) * 1000):03d}Z"
+        return self._text + _MILLISECONDS[int((epoch - second) * 1000)]
 
 
 class Log:
@@ -192,30 +193,30 @@ class AccessLog:
         """Write down `record`. About 5 µs; never waits, never raises for the stream's sake."""
         arrived_at = record.arrived_at
         first_at = record.first_token_at
-        entry = _Entry(
-            time=self._stamps.now(),
-            request_id=record.request_id,
-            endpoint=record.endpoint,
-            status=record.status,
-            total_ms=_ms(record.ended_at - arrived_at),
-            code=record.code,
-            tenant=record.tenant,
-            key=record.key,
-            model=record.model,
-            stream=record.streamed,
-            pod=record.pod,
-            attempts=record.attempts,
-            outcomes=record.outcomes if record.attempts > 1 else (),
-            queued_ms=_ms(record.queued_seconds),
-            first_token_ms=None if first_at is None else _ms(first_at - arrived_at),
-            events=record.events,
-            prompt_tokens=record.prompt_tokens,
-            completion_tokens=record.completion_tokens,
-            usage_reported=record.usage_reported,
-            client_left=record.client_left,
-            bytes_in=record.bytes_in,
-            refused_by=record.refused_by,
-            detail=_clean(record.detail[:_MOST_DETAIL]) if record.detail else "",
+        entry = _Entry(  # by position: msgspec looks for each name among all, 12,500 instructions in the end
+            self._stamps.now(),
+            record.request_id,
+            record.endpoint,
+            record.status,
+            _ms(record.ended_at - arrived_at),
+            record.code,
+            record.tenant,
+            record.key,
+            record.model,
+            record.streamed,
+            record.pod,
+            record.attempts,
+            record.outcomes if record.attempts > 1 else (),
+            _ms(record.queued_seconds),
+            None if first_at is None else _ms(first_at - arrived_at),
+            record.events,
+            record.prompt_tokens,
+            record.completion_tokens,
+            record.usage_reported,
+            record.client_left,
+            record.bytes_in,
+            record.refused_by,
+            _clean(record.detail[:_MOST_DETAIL]) if record.detail else "",
         )
         lines = self._lines
         lines.add(_encode(entry) + b"\n" if self._is_json else _as_text(entry))
@@ -242,7 +243,7 @@ class AccessLog:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 1000, 1)
+    return round(seconds * 10_000) / 10  # `round(…, 1)` goes through decimal digits: 1,600 instructions more
 
 
 def _as_text(entry: _Entry) -> bytes:
