@@ -14,6 +14,7 @@ import time
 import traceback
 from collections.abc import Collection
 from dataclasses import replace
+from itertools import count
 from random import Random
 
 import httpx
@@ -88,13 +89,13 @@ class Gateway:
         )
         self.exchange = Exchange(policy, self.admit, self.attempts, pulse, loop)
         self.metrics = Metrics(policy, self.admit.admission, self.fleet)
-        identities = random.getrandbits
+        ours, numbers = random.getrandbits(48), count(1)
         self.front = Front(
             Directory(policy),
             self.exchange,
             loop=loop,
             epoch=time.time,
-            new_id=lambda: f"req-{identities(96):024x}",
+            new_id=lambda: f"req-{ours:012x}{next(numbers):012x}",
             take=self._take,
             crashed=self._crashed,
         )

@@ -94,7 +94,9 @@ class Attempts:
             return Attempt(lease.pod, Outcome(Ending.REFUSED, detail="the pod has no address yet"))
         request = pod.engine.request(call, pod.pod, lease.output_tokens)
         number = next(self._numbers)
+        is_countable = call.streamed or request.as_stream
         transfer = self._pool(lease.pod, pod.url).send(request, frames=call.streamed and sink.is_framed)
+        del request  # with the prompt in it, and a stream may be long
         open_here = self._open.setdefault(lease.pod, {})
         open_here[number] = transfer
 
@@ -114,7 +116,7 @@ class Attempts:
             del open_here[number]
         attempt.number = number
         attempt.is_sent = transfer.is_sent
-        attempt.is_countable = call.streamed or request.as_stream
+        attempt.is_countable = is_countable
         attempt.is_left_behind = attempt.outcome.may_still_run and transfer.is_sent
         if not attempt.is_left_behind:
             self._closing.ended(lease.pod, number, self._loop.time())
@@ -182,6 +184,7 @@ class Attempts:
         headers = head(pod)
         if not sink.is_started:
             await sink.start(200, headers)
+        del headers  # a kilobyte that a stream does not need again
         transfer = way.transfer
         relay = Relay(sink, transfer, shows_usage=call.wants_usage)
         if transfer.is_over:  # short answers often come in one read, and go out in one write

@@ -243,7 +243,7 @@ def _positive(fields: Body, name: str, most: int) -> int | None:
     if raw is None:
         return None
     try:
-        number = _count(raw)
+        number: int | None = _count(raw)
     except msgspec.MsgspecError:
         number = 0
     if number is None or 1 <= number <= most:
