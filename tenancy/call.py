@@ -56,8 +56,8 @@ class Call(msgspec.Struct, frozen=True, eq=False):
     headers: Mapping[bytes, bytes] = msgspec.field(default_factory=dict)
 
     def __repr__(self) -> str:
-        """Who asks for what; of the body, which holds the prompt, nothing."""
-        return f"Call({self.id!r}, {self.tenant.name!r}, {self.kind}, {self.model!r})"
+        """Without body and headers, which are the client's alone."""
+        return f"<Call {self.id} of {self.tenant.name} for {self.model}>"
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):
