@@ -12,7 +12,6 @@ from typing import Final
 import httptools
 import msgspec
 
-
 _KNOWN_HEADS: Final = 64  # of some pods, and of some seconds, for they hold the date; 8 MB if all were the largest
 
 
