@@ -59,11 +59,14 @@ class _Lines:
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, line: bytes) -> None:
-        if self._is_broken or len(self._waiting) + len(line) > _MOST_WAITING_BYTES:
+    def add(self, line: bytes) -> int:
+        """Keep `line` for the next flush, or count it as dropped; gives how many bytes wait."""
+        waiting = self._waiting
+        if self._is_broken or len(waiting) + len(line) > _MOST_WAITING_BYTES:
             self.dropped += 1
         else:
-            self._waiting += line
+            waiting += line
+        return len(waiting)
 
     def flush(self) -> None:
         """Write what the reader takes now; the rest stays."""
@@ -219,8 +222,7 @@ class AccessLog:
             _clean(record.detail[:_MOST_DETAIL]) if record.detail else "",
         )
         lines = self._lines
-        lines.add(_encode(entry) + b"\n" if self._is_json else _as_text(entry))
-        if len(lines) > _FULL_BYTES:
+        if lines.add(_encode(entry) + b"\n" if self._is_json else _as_text(entry)) > _FULL_BYTES:
             lines.flush()
         if not self._is_due:
             self._is_due = True
@@ -243,7 +245,7 @@ class AccessLog:
 
 
 def _ms(seconds: float) -> float:
-    return round(seconds * 10_000) / 10  # `round(…, 1)` goes through decimal digits: 1,600 instructions more
+    return int(seconds * 10_000 + 0.5) / 10  # `round(…, 1)` goes through decimal digits: 2,200 instructions more
 
 
 def _as_text(entry: _Entry) -> bytes:

@@ -58,7 +58,7 @@ class _Series:
         counter = self._by_status.get(status)
         if counter is None:
             counter = self._by_status[status] = self._requests.child(*self._who, str(status))
-        counter.add()
+        counter.value += 1
 
 
 class Metrics:
@@ -126,13 +126,13 @@ class Metrics:
                 self.refusals.child(tenant, code).add()
         series.count(status)
         for attempt in record.outcomes:
-            self.attempts.child(*attempt).add()
+            self.attempts.child(*attempt).value += 1
         arrived_at, ended_at = record.arrived_at, record.ended_at
         series.request.observe(ended_at - arrived_at)
         if record.attempts or record.queued_seconds:
             series.queue.observe(record.queued_seconds)
-        series.prompt.add(record.prompt_tokens)
-        series.completion.add(record.completion_tokens)
+        series.prompt.value += record.prompt_tokens
+        series.completion.value += record.completion_tokens
         first_at = record.first_token_at
         if first_at is not None and record.streamed:
             series.first_token.observe(first_at - arrived_at)
