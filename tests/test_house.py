@@ -6,15 +6,21 @@ Who may import whom is import-linter's (`make check`, contracts in pyproject.tom
 from __future__ import annotations
 
 import ast
+import dis
+import inspect
+import itertools
 import re
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from gateway.http.client import ClientFlow, Cycle
+from gateway.http.server import ClientProtocol
 from tests.instruments.requires import find_program, requires_program
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -200,13 +206,37 @@ def test_uvicorns_protocol_still_has_the_private_names_that_ours_builds_on() -> 
         "pause_writing",
         "resume_writing",
         "shutdown",
-        "send_400_response",
-        "_unset_keepalive_if_required",
+        "on_url",
+        "on_header",
     ):
         assert callable(getattr(HttpToolsProtocol, callback, None)), callback
     # What instances hold is set in __init__ alone, so that its code says which names they have.
-    held = set(HttpToolsProtocol.__init__.__code__.co_names)
-    assert {"scope", "transport", "flow", "cycle", "headers", "parser", "pipeline", "loop", "config"} <= held
-    assert "write_paused" in FlowControl.__init__.__code__.co_names
-    in_a_cycle = set(RequestResponseCycle.__init__.__code__.co_names)
+    held = of_self(HttpToolsProtocol.__init__, "STORE_ATTR")
+    assert {"app", "loop", "parser", "connections", "tasks", "transport", "flow", "scheme", "scope", "headers"} <= held
+    assert {"expect_100_continue", "cycle"} <= held
+    assert {"read_paused", "write_paused", "_is_writable_event"} <= of_self(FlowControl.__init__, "STORE_ATTR")
+    in_a_cycle = of_self(RequestResponseCycle.__init__, "STORE_ATTR")
     assert {"disconnected", "keep_alive", "response_started", "response_complete", "chunked_encoding"} <= in_a_cycle
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "inherited"),
+    [
+        (HttpToolsProtocol, ClientProtocol, ["on_url", "on_header", "pause_writing", "resume_writing"]),
+        (RequestResponseCycle, Cycle, ["send", "receive"]),
+        (FlowControl, ClientFlow, ["drain", "pause_reading", "resume_reading", "resume_writing"]),
+    ],
+)
+def test_what_uvicorns_methods_read_of_an_object_is_set_by_ours(theirs: type, ours: type, inherited: list[str]) -> None:
+    """Ours do without uvicorn's `__init__`: what a new version's methods read besides would be missing."""
+    methods = [value for value in vars(ours).values() if inspect.isfunction(value)]
+    have = set(dir(ours)).union(*(of_self(method, "STORE_ATTR") for method in methods))
+    have.add("access_logger")  # read where access_log is on, and ours is off
+    for name in inherited:
+        assert not of_self(vars(theirs)[name], "LOAD_ATTR", "LOAD_METHOD") - have, name
+
+
+def of_self(method: Callable[..., Any], *operations: str) -> set[str]:
+    """The attributes of `self` to which the method does this."""
+    steps = itertools.pairwise(dis.get_instructions(method))
+    return {step.argval for before, step in steps if before.argval == "self" and step.opname in operations}

@@ -30,6 +30,8 @@ Headers = Iterable[tuple[bytes, bytes]]
 Receive = Callable[[], Awaitable[Mapping[str, Any]]]
 Notice = Callable[[], None]
 
+_FIELD = b": ".join
+
 
 class Face(Protocol):
     """What a connection is part of: its listener."""
@@ -40,8 +42,8 @@ class Face(Protocol):
     loop: asyncio.AbstractEventLoop
     is_draining: bool
 
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """The headers of every answer: its date."""
+    def dated(self) -> bytes:
+        """The header of every answer, its date: a line without its end."""
 
     def new_id(self) -> str:
         """An id for a request that brought none."""
@@ -59,15 +61,33 @@ class Face(Protocol):
 class Answering(Protocol):
     """What a client's answer changes of its uvicorn cycle, so that uvicorn's rules of keep-alive stay in force."""
 
-    default_headers: list[tuple[bytes, bytes]]
+    dated: bytes
     keep_alive: bool
     more_body: bool
     body: bytearray
     waiting_for_100_continue: bool
     response_started: bool
     response_complete: bool
-    message_event: asyncio.Event
+    news: asyncio.Event | None
     on_response: Callable[[], None]
+
+
+class ClientFlow(FlowControl):
+    """uvicorn's, whose event is made when the transport is full, and not for each of all the connections."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.read_paused = False
+        self.write_paused = False
+
+    async def drain(self) -> None:
+        if self.write_paused:
+            await super().drain()
+
+    def pause_writing(self) -> None:
+        if not self.write_paused:
+            self.write_paused = True
+            self._is_writable_event = asyncio.Event()
 
 
 class Flowing(Protocol):
@@ -157,15 +177,14 @@ class Client:
             return b""
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        lines = [STATUS_LINE[status]]
-        is_sized = False
-        for name, value in (*cycle.default_headers, *headers):
-            lines += (name, b": ", value, b"\r\n")
-            is_sized = is_sized or name == b"content-length"
+        # Joined in C: as a loop of four pieces a header this was 2 µs.
+        lines = [STATUS_LINE[status] + cycle.dated, *map(_FIELD, headers)]
         if not cycle.keep_alive:
-            lines.append(b"connection: close\r\n")
-        lines.append(b"\r\n" if is_sized or not self.framed else b"transfer-encoding: chunked\r\n\r\n")
-        return b"".join(lines)
+            lines.append(b"connection: close")
+        head = b"\r\n".join(lines)
+        if not self.framed or b"\r\ncontent-length: " in head:  # no value has a line break in it
+            return head + b"\r\n\r\n"
+        return head + b"\r\ntransfer-encoding: chunked\r\n\r\n"
 
     def complete(self, last: bytes) -> None:
         """Write the last bytes of the answer, its terminator included: the connection goes on as uvicorn has it."""
@@ -174,7 +193,8 @@ class Client:
             return
         self.transport.write(last)
         cycle.response_complete = True
-        cycle.message_event.set()
+        if cycle.news is not None:
+            cycle.news.set()
         if not cycle.keep_alive:
             self.transport.close()
         cycle.on_response()
@@ -207,23 +227,77 @@ class Client:
 class Cycle(RequestResponseCycle):
     """One request and its answer; ours, so that a crash is answered in the form of all other errors."""
 
-    client: Client
-    face: Face
+    # What uvicorn's `send` reads, and what stays so for nearly all requests.
+    access_log = False
+    chunked_encoding: bool | None = None
+    expected_content_length = 0
+
+    def __init__(
+        self,
+        face: Face,
+        client: Client,
+        scope: Any,
+        flow: FlowControl,
+        expects_100_continue: bool,
+        keep_alive: bool,
+        on_response: Callable[[], None],
+    ) -> None:
+        # Without uvicorn's __init__: its eleven arguments, and the event for each, were 1.5 µs more.
+        self.face = face
+        self.client = client
+        self.task: asyncio.Task[None] | None = None
+        self.news: asyncio.Event | None = None
+        self.dated = face.dated()
+        self.scope = scope
+        self.transport = client.transport
+        self.flow = flow
+        self.on_response = on_response
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        self.waiting_for_100_continue = expects_100_continue
+        self.body = bytearray()
+        self.more_body = True
+        self.response_started = False
+        self.response_complete = False
+        client.cycle = self
+
+    @property
+    def default_headers(self) -> list[tuple[bytes, bytes]]:  # type: ignore[override]
+        """For uvicorn's `send`."""
+        name, _, value = self.dated.partition(b": ")
+        return [(name, value)]
+
+    @property
+    def message_event(self) -> asyncio.Event:  # type: ignore[override]
+        """For uvicorn's `receive`: set while there is something to receive.
+
+        Made when somebody waits for it, as few do: a call's body has mostly come with its head. Whoever has news sets
+        `news`, if it is there.
+        """
+        if self.news is None:
+            self.news = asyncio.Event()
+            if self.body or not self.more_body:
+                self.news.set()
+        return self.news
 
     async def run_asgi(self, app: Any) -> None:
         crash: BaseException | None = None
         try:
-            await app(self.scope, self.receive, self.send)
-        except Exception as error:
-            crash = error
-        except asyncio.CancelledError:
-            self.transport.abort()
-            raise
-        try:
+            try:
+                await app(self.scope, self.receive, self.send)
+            except Exception as error:
+                crash = error
+            except asyncio.CancelledError:
+                self.transport.abort()
+                raise
             if crash is not None or not (self.disconnected or self.response_complete):
                 await self._end(crash or RuntimeError("the application returned without a complete answer"))
         finally:
-            self.on_response = _nothing  # it would hold the connection in a cycle of references
+            # Either would hold the connection, or this, in a cycle of references.
+            self.on_response = _nothing
+            task, self.task = self.task, None
+            if task is not None:
+                self.face.state.tasks.discard(task)
 
     async def _end(self, crash: BaseException) -> None:
         """The application is done, its answer is not."""

@@ -93,7 +93,7 @@ class Listener:
         self._log = log
         self._epoch = epoch
         self._date_second = 0
-        self._headers: list[tuple[bytes, bytes]] = []
+        self._dated = b""
         self._servers: list[asyncio.Server] = []
         self._addresses: list[tuple[str, int]] = []
         self._empty = asyncio.Event()
@@ -101,14 +101,14 @@ class Listener:
 
     # ---- for its connections -----------------------------------------------------------------------------------------
 
-    def default_headers(self) -> list[tuple[bytes, bytes]]:
-        """The date, made once a second."""
+    def dated(self) -> bytes:
+        """The date as a header's line, without its end: made once a second."""
         now = self._epoch()
         second = int(now)
         if second != self._date_second:
             self._date_second = second
-            self._headers = [(b"date", formatdate(now, usegmt=True).encode())]
-        return self._headers
+            self._dated = b"date: %b" % formatdate(now, usegmt=True).encode()
+        return self._dated
 
     def opened(self) -> ClientProtocol:
         """A connection has come."""

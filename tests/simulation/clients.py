@@ -122,14 +122,14 @@ class Cycle:
     """What an answer changes of uvicorn's cycle; the connection would stay open."""
 
     def __init__(self, on_response: Callable[[], None]) -> None:
-        self.default_headers: list[tuple[bytes, bytes]] = []
+        self.dated = b"date: Thu, 01 Jan 1970 00:00:00 GMT"
         self.keep_alive = True
         self.more_body = False
         self.body = bytearray()
         self.waiting_for_100_continue = False
         self.response_started = False
         self.response_complete = False
-        self.message_event = asyncio.Event()
+        self.news: asyncio.Event | None = None
         self.on_response = on_response
 
 
