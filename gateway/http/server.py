@@ -21,6 +21,7 @@ from __future__ import annotations
 import asyncio
 import urllib.parse
 from functools import lru_cache
+from typing import Any
 
 import httptools
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
@@ -34,7 +35,23 @@ from gateway.record import Record
 
 __all__ = ["EXTENSION", "Client", "ClientProtocol"]
 
-_ASGI = {"version": "3.0", "spec_version": "2.3"}
+# A request's scope, to be copied and filled in as it comes: copying is a third of the instructions of building it.
+_SCOPE: dict[str, Any] = {
+    "type": "http",
+    "asgi": {"version": "3.0", "spec_version": "2.3"},
+    "http_version": "1.1",
+    "server": None,
+    "client": None,
+    "scheme": "http",
+    "method": "",
+    "root_path": "",
+    "path": "",
+    "raw_path": b"",
+    "query_string": b"",
+    "headers": [],
+    "state": {},
+    "extensions": {},
+}
 _MOST_PIPELINED = 16
 _MOST_PATH = 200  # of a path in the log
 _LINGER_SECONDS = 5.0  # how long what a refused client still sends is read, so that no RST takes the answer away
@@ -221,23 +238,11 @@ class ClientProtocol(HttpToolsProtocol):
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
-        self.scope = {
-            "type": "http",
-            "asgi": _ASGI,  # type: ignore[typeddict-item]
-            # What is empty is filled in at the head's end: a dictionary that grows after it was made is made twice.
-            "method": "",
-            "path": "",
-            "raw_path": b"",
-            "query_string": b"",
-            "extensions": {},
-            "http_version": "1.1",
-            "server": None,
-            "client": None,
-            "scheme": self.scheme,  # type: ignore[typeddict-item]
-            "root_path": "",
-            "headers": self.headers,
-            "state": {},
-        }
+        scope = _SCOPE.copy()
+        scope["scheme"] = self.scheme
+        scope["headers"] = self.headers
+        scope["state"] = {}
+        self.scope = scope  # type: ignore[assignment]
 
     def on_headers_complete(self) -> None:
         self._loose_bytes = 0
@@ -344,6 +349,10 @@ class ClientProtocol(HttpToolsProtocol):
             self._start(self._queued.pop(0))
         elif self._fault is not None:
             self._answer(self._fault)
+        elif self._phase == _BETWEEN and not (self._is_deaf or self._face.is_draining):
+            # What `_keep_time` would choose, too: without its calls, since nearly every request comes here.
+            self._wait = _FOR_NEXT
+            self._deadline.set(self._settings.keep_alive_seconds)
         else:
             self._keep_time()
 

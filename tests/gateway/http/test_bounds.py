@@ -103,6 +103,24 @@ def test_a_kept_connection_is_closed_after_its_idle_time_and_line_ends_do_not_pr
     run(scenario())
 
 
+def test_an_answer_may_take_longer_than_anything_that_is_waited_for(run: Run) -> None:
+    async def scenario() -> None:
+        app = Waiting()
+        short = ("head_timeout_seconds", "body_timeout_seconds", "keep_alive_seconds")
+        async with serving(app, **dict.fromkeys(short, SHORT_SECONDS)) as house:
+            peer = await house.connect()
+            await peer.send(post("/", b"x"))
+            await app.entered.wait()
+            mute = await house.connect()
+            assert await mute.read_all() == b""  # the time that it was given began after that of the request
+            app.go_on.set()
+            assert (await peer.answer())[0] == 200
+            assert await peer.has_ended()
+            assert not house.records
+
+    run(scenario())
+
+
 def test_a_declared_body_over_its_bound_is_refused_before_it_is_sent(run: Run) -> None:
     async def scenario() -> None:
         app = Waiting()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from gateway.http.client import EXTENSION, Client
+from gateway.http.client import EXTENSION, Client, ClientFlow
 from tests.instruments.http_house import (
     Run,
     Waiting,
@@ -125,6 +125,35 @@ def test_a_client_that_leaves_is_seen_at_once_and_its_answer_goes_nowhere(run: R
     run(scenario())
 
 
+def test_an_application_that_listens_hears_of_the_leaving_after_the_whole_body(run: Run) -> None:
+    async def scenario() -> None:
+        heard: list[Any] = []
+        is_listening, has_heard = asyncio.Event(), asyncio.Event()
+
+        async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+            client: Client = scope["extensions"][EXTENSION]
+            assert await client.read(receive) == b"body"
+            heard.append(await receive())
+            is_listening.set()
+            heard.append(await receive())
+            has_heard.set()
+
+        async with serving(app) as house:
+            peer = await house.connect()
+            await peer.send(post("/", b"body"))
+            await is_listening.wait()
+            peer.close()
+            await house.listener.wait_closed()
+            await has_heard.wait()
+            assert heard == [
+                {"type": "http.request", "body": b"", "more_body": False},
+                {"type": "http.disconnect"},
+            ]
+            assert not house.errors
+
+    run(scenario())
+
+
 def test_a_client_that_left_before_its_body_was_whole_is_no_fault(run: Run) -> None:
     bodies: list[object] = []
     done = asyncio.Event()
@@ -222,3 +251,18 @@ def test_a_client_that_ends_its_side_while_it_does_not_read_is_seen_leaving(run:
             peer.close()
 
     run(scenario())
+
+
+async def test_who_waits_for_room_is_woken_each_time_that_there_is_some() -> None:
+    flow = ClientFlow(asyncio.Transport())
+    await flow.drain()
+    for _ in range(2):
+        flow.pause_writing()
+        waiting = asyncio.ensure_future(flow.drain())
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        flow.pause_writing()  # as if it had not been said before
+        flow.resume_writing()
+        await waiting
+    flow.resume_writing()
+    await flow.drain()

@@ -225,3 +225,22 @@ def test_a_crash_in_mid_stream_never_looks_like_a_whole_answer(run: Run) -> None
             peer.close()
 
     run(scenario())
+
+
+def test_nothing_is_kept_of_requests_that_are_over(run: Run) -> None:
+    async def scenario() -> None:
+        async def app(scope: dict[str, Any], receive: Any, send: Any) -> None:
+            if scope["path"] == "/crash":
+                raise ValueError
+            await echo(scope, receive, send)
+
+        async with serving(app) as house:
+            peer = await house.connect()
+            for _ in range(3):
+                await peer.send(get("/"))
+                await peer.answer()
+            await peer.send(get("/crash"))
+            await peer.read_all()
+            assert not house.listener.state.tasks
+
+    run(scenario())
