@@ -5,8 +5,9 @@ Wires never raise into the code that awaits them; they end with one `Outcome`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 RETRYABLE_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 FULL_STATUS = frozenset({429, 503})
@@ -35,8 +36,7 @@ _UNHEARD = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):  # made by C code; a frozen dataclass sets each field by a call, 0.7 µs
     """The end of one attempt. `status` is the pod's HTTP status where a head came; `detail` is for logs, one line."""
 
     ending: Ending

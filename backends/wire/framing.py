@@ -59,6 +59,9 @@ class Reading(Enum):
     BROKEN = "broken"  # what came is not an answer; `fault` says why
 
 
+_HEAD, _FRAMES, _CHUNKS, _SIZED, _UNTIL_CLOSE, _NOTHING, _BROKEN = Reading  # read faster than the class's attributes
+
+
 @cache
 def frame_heads(*, is_upper: bool, field: bytes) -> FrameHeads:
     """For each n < `FAST_BYTES_MAX`: the first `FRAME_HEAD_BYTES` of n bytes that are exactly one chunk.
@@ -127,7 +130,7 @@ class Framing:
         self.fast_heads = _USUAL_HEADS
         self.fast_end = b"\n\n\r\n"
         self._wants_frames = frames
-        self._reading = Reading.HEAD
+        self._reading = _HEAD
         self._tail = b""  # begins with the first byte not yet understood
         self._head_bytes = 0
         self._left = 0  # bytes to come of a body by content-length
@@ -140,29 +143,30 @@ class Framing:
     @property
     def is_whole(self) -> bool:
         """The last byte of the answer has come."""
-        return self._reading is Reading.NOTHING
+        return self._reading is _NOTHING
 
     @property
     def is_between_frames(self) -> bool:
         """A whole chunk that ends an event may be passed on without `feed`, if one is next."""
-        return self._reading is Reading.FRAMES and not self._tail
+        return self._reading is _FRAMES and not self._tail
 
     def feed(self, data: bytes) -> tuple[bytes, bytes]:
         """Take the next bytes; give the frames and after them the payload that may be passed on by now, or nothing."""
         if self._tail:
             data = self._tail + data
             self._tail = b""
+        if self._reading is _HEAD:
+            data = self._read_head(data)
+            if not data:
+                return b"", b""
         reading = self._reading
-        if reading is Reading.FRAMES:
+        if reading is _FRAMES:
             return self._walk(data)
-        if reading is Reading.HEAD:
-            rest = self._read_head(data)
-            return self.feed(rest) if rest else (b"", b"")
-        if reading is Reading.CHUNKS:
+        if reading is _CHUNKS:
             payload = self._decode(data)
-        elif reading is Reading.SIZED:
+        elif reading is _SIZED:
             payload = self._measure(data)
-        elif reading is Reading.UNTIL_CLOSE:
+        elif reading is _UNTIL_CLOSE:
             payload = data
         else:
             self.has_leftover = True
@@ -171,8 +175,8 @@ class Framing:
 
     def end(self) -> bytes:
         """The connection has ended in order. Gives what was held back, if this makes the answer whole."""
-        if self._reading is Reading.UNTIL_CLOSE:
-            self._reading = Reading.NOTHING
+        if self._reading is _UNTIL_CLOSE:
+            self._reading = _NOTHING
             return self._let_out(b"")
         return b""
 
@@ -181,7 +185,8 @@ class Framing:
     def _read_head(self, data: bytes) -> bytes:
         """Read heads up to the final one; give what follows it."""
         while True:
-            if not data.startswith(b"HTTP/1."[: len(data)]):
+            begun = data[:7]
+            if begun != b"HTTP/1." and not b"HTTP/1.".startswith(begun):
                 return self._break("the answer is not HTTP/1")
             end = data.find(b"\r\n\r\n") + 4
             if self._head_bytes + (end if end >= 4 else len(data)) > HEAD_BYTES_MAX:
@@ -207,12 +212,12 @@ class Framing:
         self._awaits_event = announced.head.is_stream and announced.head.status < 300
         if announced.is_chunked:
             is_framed = self._wants_frames and self._awaits_event
-            self._reading = Reading.FRAMES if is_framed else Reading.CHUNKS
+            self._reading = _FRAMES if is_framed else _CHUNKS
         elif announced.length is None:
-            self._reading = Reading.UNTIL_CLOSE
+            self._reading = _UNTIL_CLOSE
             self.keeps_alive = False
         else:
-            self._reading = Reading.SIZED if announced.length else Reading.NOTHING
+            self._reading = _SIZED if announced.length else _NOTHING
             self._left = announced.length
 
     # The body
@@ -249,13 +254,15 @@ class Framing:
                 else:
                     self._tail = data[at:]
                 break
-            if data[last : last + 2] != b"\r\n":
-                self._break("a chunk is not as long as its size says")
-                break
-            # The bounds keep the test inside the payload: the frame of a one-byte chunk "\n" ends as an event does.
-            if not data.endswith(_EVENT_ENDS, first, last):
-                payload = self._give_up_frames(data, at)
-                break
+            # Both tests stay inside the payload: the frame of a one-byte chunk "\n" ends as an event does.
+            # Nearly every chunk passes the first one, a slice, which costs 60 ns; what it spares costs 350.
+            if size < 2 or data[last - 2 : last + 2] != b"\n\n\r\n":
+                if data[last : last + 2] != b"\r\n":
+                    self._break("a chunk is not as long as its size says")
+                    break
+                if not data.endswith(_EVENT_ENDS, first, last):
+                    payload = self._give_up_frames(data, at)
+                    break
             if data[first] in b":\r\n" and _LINE_OF_DATA.search(b"\n" + data[first:last]) is None:
                 kept.append(data[begin:at])
                 begin = last + 2
@@ -280,7 +287,7 @@ class Framing:
 
     def _give_up_frames(self, data: bytes, at: int) -> bytes:
         """From here on this answer's body goes on as payload."""
-        self._reading = Reading.CHUNKS
+        self._reading = _CHUNKS
         return self._decode(data[at:])
 
     def _decode(self, data: bytes) -> bytes:
@@ -324,7 +331,7 @@ class Framing:
         payload = data[: self._left]
         self._left -= len(payload)
         if self._left == 0:
-            self._reading = Reading.NOTHING
+            self._reading = _NOTHING
             self.has_leftover = len(data) > len(payload)
         return payload
 
@@ -355,7 +362,7 @@ class Framing:
             if len(data) - line_end > TRAILER_BYTES_MAX:
                 self._break(f"the trailers are over {TRAILER_BYTES_MAX} bytes")
             return False
-        self._reading = Reading.NOTHING
+        self._reading = _NOTHING
         self.has_leftover = len(data) > end + 4
         return True
 
@@ -370,7 +377,7 @@ class Framing:
             fresh_from = 0 if dropped.end() else max(0, len(self._held) - 2)
             held = held[dropped.end() :]
             if (
-                self._reading is not Reading.NOTHING
+                self._reading is not _NOTHING
                 and len(held) <= TAIL_BYTES_MAX
                 and _EVENT_END_ANYWHERE.search(held, fresh_from) is None
             ):
@@ -387,7 +394,7 @@ class Framing:
 
     def _break(self, fault: str) -> bytes:
         """This is no answer: nothing more is read."""
-        self._reading = Reading.BROKEN
+        self._reading = _BROKEN
         self.fault = fault
         self._tail = b""
         return b""

@@ -116,7 +116,7 @@ class Pool:
         """
         assert method != "HEAD", "the answer to a HEAD has a body's headers and no body, which framing does not know"
         encoded = self._encode(request, method)
-        transfer = Transfer(clock=self._clock, call_later=self._call_later, timeouts=self._timeouts)
+        transfer = Transfer(call_later=self._call_later, timeouts=self._timeouts)
         if self._is_closed:
             transfer.fail(Ending.REFUSED, "the pod is no longer used")
             return transfer

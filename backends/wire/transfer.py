@@ -19,6 +19,8 @@ from typing import Final, Protocol
 from backends.outcome import Ending, Outcome
 from backends.wire.head import Head
 
+_COMPLETE: Final = Ending.COMPLETE
+
 HELD_BYTES_MAX: Final = 65536  # with more than this and nobody to take it, reading pauses
 STALL_TICKS: Final = 4  # a stall is seen between one and one and a quarter of its time
 
@@ -75,8 +77,7 @@ class Transfer:
     do not count) or its end is here, or the `Outcome` if it failed before. Whoever awaits it may end it himself.
 
     `pieces` counts the calls of the receiver that carried data (comments do not count), by arrival; `last` and
-    `previous` are the latest two such pieces. Times are seconds of the loop's clock. `reused`: the connection had
-    carried a request before.
+    `previous` are the latest two such pieces. `reused`: the connection had carried a request before.
 
     `is_sent`: the pod may have the request. `on_carried` is called with `True` whenever a connection takes the request
     to write it, and with `False` where that one, a kept one, died unanswered and the request is to go out again:
@@ -87,7 +88,6 @@ class Transfer:
     __slots__ = (
         "_call_later",
         "_carrier",
-        "_clock",
         "_dialling",
         "_ended",
         "_head",
@@ -101,7 +101,6 @@ class Transfer:
         "_seen_pieces",
         "_timeouts",
         "_timer",
-        "first_byte_at",
         "is_sent",
         "on_carried",
         "last",
@@ -109,19 +108,15 @@ class Transfer:
         "pieces",
         "previous",
         "reused",
-        "started_at",
     )
 
-    def __init__(self, *, clock: Callable[[], float], call_later: CallLater, timeouts: Timeouts) -> None:
+    def __init__(self, *, call_later: CallLater, timeouts: Timeouts) -> None:
         self.opened: asyncio.Future[Head | Outcome] = asyncio.get_running_loop().create_future()
-        self.started_at = clock()
-        self.first_byte_at: float | None = None
         self.is_sent = False
         self.on_carried: Callable[[bool], None] = _nobody
         self.reused = False
         self.pieces = 0
         self.last = self.previous = b""
-        self._clock = clock
         self._call_later = call_later
         self._timeouts = timeouts
         self._timer: Timer | None = None  # while a connection is made; later the carrier keeps time
@@ -157,10 +152,10 @@ class Transfer:
         `HELD_BYTES_MAX` and one read.
         """
         assert self._ended is None, "a transfer has one receiver"
-        ended: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        ended: asyncio.Future[Outcome] = self.opened.get_loop().create_future()
         self._ended = ended
         self._receiver = receiver
-        held, self._held, self._held_bytes = self._held, [], 0
+        held, held_bytes, self._held, self._held_bytes = self._held, self._held_bytes, [], 0
         for is_frames, data in held:
             if is_frames:
                 receiver.frames(data)
@@ -174,7 +169,8 @@ class Transfer:
         elif self._carrier is not None:
             self._carrier.deliver_to(receiver)
             self._seen_pieces = -1  # as in `resume`: the pod may have had to wait until now
-            self._settle_reading()
+            if held_bytes > HELD_BYTES_MAX:  # else nothing changes
+                self._settle_reading()
         return ended
 
     def pause(self) -> None:
@@ -220,7 +216,8 @@ class Transfer:
         self.on_carried(True)
         self.reused = reused
         carrier.expire_in(self._timeouts.first_byte)
-        self._settle_reading()
+        if self._is_paused:  # a connection comes reading
+            self._settle_reading()
 
     def uncarry(self) -> None:
         """The connection is gone unanswered, and with it the request; it goes out again on a fresh one."""
@@ -235,7 +232,6 @@ class Transfer:
         """The first data, or the end, has come after the head; `is_whole`: the end has."""
         assert self._head is not None, "a head comes before what it heads"
         self._is_open = True
-        self.first_byte_at = self._clock()
         if not self.opened.done():
             self.opened.set_result(self._head)
         if not is_whole and self._carrier is not None:
@@ -261,7 +257,7 @@ class Transfer:
     def complete(self) -> None:
         """The whole answer is here; its connection has let go of it."""
         self._carrier = None
-        self.finish(self._outcome_of(Ending.COMPLETE))
+        self.finish(self._outcome_of(_COMPLETE))
 
     def fail(self, ending: Ending, detail: str) -> None:
         """It broke, or its time is up."""

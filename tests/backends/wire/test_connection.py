@@ -170,7 +170,6 @@ async def test_an_answer_arrives_whole_wherever_it_is_cut(answer: Answer) -> Non
             assert transfer.pieces <= len(taker.pieces), "payload may be cut so that a piece is an empty line"
             assert transfer.pieces == len(taker.pieces) or not answer.is_framed
             assert transfer.reused is (answer.keeps_alive and (number > 0 or late))
-            assert transfer.first_byte_at == world.clock.now
             assert world.pool.idle == answer.keeps_alive
             check_quiet(world)
 
