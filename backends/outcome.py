@@ -30,6 +30,8 @@ class Ending(Enum):
     EJECTED = "ejected"  # the fleet took the pod out
 
 
+_COMPLETE = Ending.COMPLETE  # read faster than the class's attribute
+
 # A connection that broke says nothing of the work behind it: a path may be cut while the pod runs on.
 _UNHEARD = frozenset(
     {Ending.LEFT, Ending.FIRST_BYTE_TIMEOUT, Ending.STALLED, Ending.EJECTED, Ending.RESET, Ending.MALFORMED}
@@ -47,23 +49,24 @@ class Outcome(msgspec.Struct, frozen=True):  # made by C code; a frozen dataclas
     @property
     def is_good(self) -> bool:
         """The pod answered whole, and not with a failure of its own."""
-        return self.ending is Ending.COMPLETE and (self.status is None or self.status < 500)
+        return self.ending is _COMPLETE and (self.status is None or self.status < 500)
 
     @property
     def is_retryable(self) -> bool:
         """Whether another pod may be asked, given that the client has seen nothing yet."""
-        if self.ending is Ending.COMPLETE:
+        if self.ending is _COMPLETE:
             return self.status in RETRYABLE_STATUS
         return self.ending is not Ending.LEFT
 
     @property
     def may_still_run(self) -> bool:
         """Whether the pod may go on with the work although we stopped listening."""
-        return self.ending in _UNHEARD
+        # An ending's hash is Python code, which what is whole is spared.
+        return self.ending is not _COMPLETE and self.ending in _UNHEARD
 
     @property
     def blames_pod(self) -> bool:
         """Whether the outcome speaks against the pod's health: a full engine's 429 or 503 does not."""
-        if self.ending is Ending.COMPLETE:
+        if self.ending is _COMPLETE:
             return self.status in {500, 502, 504}
         return self.ending is not Ending.LEFT

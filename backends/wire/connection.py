@@ -199,7 +199,7 @@ class Connection(asyncio.Protocol):
             self.close()  # an idle connection that talks is of no use; a closed one may still be told what came before
             return
         if self.state is _ASKED:
-            self._step(_ANSWERING)
+            self.state = _ANSWERING
             self._request = b""
         had_head = framing.head is not None
         frames, payload = framing.feed(data)
@@ -241,7 +241,7 @@ class Connection(asyncio.Protocol):
         # An answer may come before the request is read to its end; what is left of it would be taken for the next one.
         is_written = transport.get_write_buffer_size() == 0
         if framing.keeps_alive and not framing.has_leftover and is_written and not transport.is_closing():
-            self._step(_IDLE)
+            self.state = _IDLE  # it was answering
             self._has_answered = True
             if not self._is_reading:
                 self.set_reading(True)  # or the pod's close would go unseen

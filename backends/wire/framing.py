@@ -118,12 +118,14 @@ class Framing:
         "has_leftover",
         "head",
         "is_comment",
+        "is_whole",
         "keeps_alive",
     )
 
     def __init__(self, *, frames: bool) -> None:
         self.head: Head | None = None
         self.fault = ""
+        self.is_whole = False  # the last byte of the answer has come
         self.keeps_alive = False  # by its head; what else forbids another request is the connection's to see
         self.has_leftover = False  # bytes came after the answer's end
         self.is_comment = False  # the last payload was comments of an event stream and nothing else
@@ -139,11 +141,6 @@ class Framing:
         self._awaits_event = False  # an event stream's payload is held until its first event is whole
         self._held = b""
         self._line = b"\n"  # the last line break of the payload and the byte after it: whether we are in a comment
-
-    @property
-    def is_whole(self) -> bool:
-        """The last byte of the answer has come."""
-        return self._reading is _NOTHING
 
     @property
     def is_between_frames(self) -> bool:
@@ -177,6 +174,7 @@ class Framing:
         """The connection has ended in order. Gives what was held back, if this makes the answer whole."""
         if self._reading is _UNTIL_CLOSE:
             self._reading = _NOTHING
+            self.is_whole = True
             return self._let_out(b"")
         return b""
 
@@ -218,6 +216,7 @@ class Framing:
             self.keeps_alive = False
         else:
             self._reading = _SIZED if announced.length else _NOTHING
+            self.is_whole = announced.length == 0
             self._left = announced.length
 
     # The body
@@ -232,7 +231,10 @@ class Framing:
         kept: list[bytes] = []  # those before a dropped one
         payload = b""
         while at < received:
-            line_end = data.find(b"\r\n", at, at + SIZE_LINE_BYTES_MAX)
+            # Most sizes have two digits, and seeing that takes a quarter of the time of `find`.
+            line_end = at + 2
+            if data[line_end : at + 4] != b"\r\n":
+                line_end = data.find(b"\r\n", at, at + SIZE_LINE_BYTES_MAX)
             if line_end < 0:
                 self._wait_for_size_line(data, at)
                 break
@@ -332,6 +334,7 @@ class Framing:
         self._left -= len(payload)
         if self._left == 0:
             self._reading = _NOTHING
+            self.is_whole = True
             self.has_leftover = len(data) > len(payload)
         return payload
 
@@ -363,6 +366,7 @@ class Framing:
                 self._break(f"the trailers are over {TRAILER_BYTES_MAX} bytes")
             return False
         self._reading = _NOTHING
+        self.is_whole = True
         self.has_leftover = len(data) > end + 4
         return True
 

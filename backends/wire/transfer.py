@@ -79,6 +79,8 @@ class Transfer:
     `pieces` counts the calls of the receiver that carried data (comments do not count), by arrival; `last` and
     `previous` are the latest two such pieces. `reused`: the connection had carried a request before.
 
+    `is_open`: its first data has come.
+
     `is_sent`: the pod may have the request. `on_carried` is called with `True` whenever a connection takes the request
     to write it, and with `False` where that one, a kept one, died unanswered and the request is to go out again:
     between the two it may be at the pod. Of its end the outcome tells. A request that a kept connection took was taken
@@ -93,7 +95,6 @@ class Transfer:
         "_head",
         "_held",
         "_held_bytes",
-        "_is_open",
         "_is_paused",
         "_outcome",
         "_quiet_ticks",
@@ -101,6 +102,7 @@ class Transfer:
         "_seen_pieces",
         "_timeouts",
         "_timer",
+        "is_open",
         "is_sent",
         "on_carried",
         "last",
@@ -112,8 +114,9 @@ class Transfer:
 
     def __init__(self, *, call_later: CallLater, timeouts: Timeouts) -> None:
         self.opened: asyncio.Future[Head | Outcome] = asyncio.get_running_loop().create_future()
+        self.is_open = False
         self.is_sent = False
-        self.on_carried: Callable[[bool], None] = _nobody
+        self.on_carried: Callable[[bool], None] | None = None
         self.reused = False
         self.pieces = 0
         self.last = self.previous = b""
@@ -123,7 +126,6 @@ class Transfer:
         self._carrier: Carrier | None = None
         self._dialling: asyncio.Future[object] | None = None
         self._head: Head | None = None
-        self._is_open = False
         self._receiver: Receiver | None = None
         self._held: list[tuple[bool, bytes]] = []  # (is frames, data) that came before the receiver
         self._held_bytes = 0
@@ -139,11 +141,6 @@ class Transfer:
     def is_over(self) -> bool:
         """It has an outcome, although what came before may still be here for a receiver."""
         return self._outcome is not None
-
-    @property
-    def is_open(self) -> bool:
-        """Its first data has come."""
-        return self._is_open
 
     def attach(self, receiver: Receiver) -> asyncio.Future[Outcome]:
         """Hand over what has come, in this very call and in order, and from now on what comes; give the future end.
@@ -213,7 +210,8 @@ class Transfer:
             self._timer = None
         self._carrier = carrier
         self.is_sent = True
-        self.on_carried(True)
+        if self.on_carried is not None:
+            self.on_carried(True)
         self.reused = reused
         carrier.expire_in(self._timeouts.first_byte)
         if self._is_paused:  # a connection comes reading
@@ -222,7 +220,8 @@ class Transfer:
     def uncarry(self) -> None:
         """The connection is gone unanswered, and with it the request; it goes out again on a fresh one."""
         self._carrier = None
-        self.on_carried(False)
+        if self.on_carried is not None:
+            self.on_carried(False)
 
     def begin(self, head: Head) -> None:
         """The final head has come."""
@@ -231,7 +230,7 @@ class Transfer:
     def open(self, *, is_whole: bool) -> None:
         """The first data, or the end, has come after the head; `is_whole`: the end has."""
         assert self._head is not None, "a head comes before what it heads"
-        self._is_open = True
+        self.is_open = True
         if not self.opened.done():
             self.opened.set_result(self._head)
         if not is_whole and self._carrier is not None:
@@ -304,7 +303,7 @@ class Transfer:
 
     def expire(self) -> None:
         """The time that its carrier was told has passed: nothing came in time, or it is time to look (by it)."""
-        if self._is_open:
+        if self.is_open:
             self._tick()
         else:
             self.fail(Ending.FIRST_BYTE_TIMEOUT, f"no data within {self._timeouts.first_byte:g} s")
@@ -321,7 +320,3 @@ class Transfer:
             self._quiet_ticks += 1
         if self._carrier is not None:
             self._carrier.expire_in(self._timeouts.stall / STALL_TICKS)
-
-
-def _nobody(is_carried: bool) -> None:
-    """Who is told of a transfer that nobody watches."""
