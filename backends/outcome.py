@@ -6,6 +6,7 @@ Wires never raise into the code that awaits them; they end with one `Outcome`.
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -30,7 +31,8 @@ class Ending(Enum):
     EJECTED = "ejected"  # the fleet took the pod out
 
 
-_COMPLETE = Ending.COMPLETE  # read faster than the class's attribute
+COMPLETE: Final = Ending.COMPLETE
+"""The usual one, at hand: in Python 3.11 reading a member from its enum takes 900 instructions, a global a few."""
 
 # A connection that broke says nothing of the work behind it: a path may be cut while the pod runs on.
 _UNHEARD = frozenset(
@@ -49,12 +51,12 @@ class Outcome(msgspec.Struct, frozen=True):  # made by C code; a frozen dataclas
     @property
     def is_good(self) -> bool:
         """The pod answered whole, and not with a failure of its own."""
-        return self.ending is _COMPLETE and (self.status is None or self.status < 500)
+        return self.ending is COMPLETE and (self.status is None or self.status < 500)
 
     @property
     def is_retryable(self) -> bool:
         """Whether another pod may be asked, given that the client has seen nothing yet."""
-        if self.ending is _COMPLETE:
+        if self.ending is COMPLETE:
             return self.status in RETRYABLE_STATUS
         return self.ending is not Ending.LEFT
 
@@ -62,11 +64,11 @@ class Outcome(msgspec.Struct, frozen=True):  # made by C code; a frozen dataclas
     def may_still_run(self) -> bool:
         """Whether the pod may go on with the work although we stopped listening."""
         # An ending's hash is Python code, which what is whole is spared.
-        return self.ending is not _COMPLETE and self.ending in _UNHEARD
+        return self.ending is not COMPLETE and self.ending in _UNHEARD
 
     @property
     def blames_pod(self) -> bool:
         """Whether the outcome speaks against the pod's health: a full engine's 429 or 503 does not."""
-        if self.ending is _COMPLETE:
+        if self.ending is COMPLETE:
             return self.status in {500, 502, 504}
         return self.ending is not Ending.LEFT

@@ -14,7 +14,7 @@ from itertools import count
 
 from backends.closing import Closing
 from backends.fleet import Fleet, PodState
-from backends.outcome import FULL_STATUS, Ending, Outcome
+from backends.outcome import COMPLETE, FULL_STATUS, Ending, Outcome
 from backends.wire.head import Head
 from backends.wire.pool import Pool
 from backends.wire.transfer import Transfer
@@ -29,6 +29,7 @@ from tenancy.call import Call, Kind, Usage
 _JUST_AFTER_SECONDS = 0.001  # a reading must be newer than the moment from which it counts
 
 
+_EMBEDDING = Kind.EMBEDDING
 _CONNECTION_BROKE = frozenset({Ending.REFUSED, Ending.RESET})
 
 # Not the pod's own words: they may repeat the prompt, and details are logged.
@@ -196,9 +197,9 @@ class Attempts:
             sink.follow(None)
         if relay.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, relay.overflow)
-        elif outcome.ending is Ending.COMPLETE and relay.has_error:
+        elif outcome.ending is COMPLETE and relay.has_error:
             outcome = Outcome(Ending.ERROR_EVENT, opened.status, _ERROR_EVENT)
-        elif outcome.ending is Ending.COMPLETE and not relay.has_finished:
+        elif outcome.ending is COMPLETE and not relay.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
         return Attempt(
             pod,
@@ -215,9 +216,9 @@ class Attempts:
         outcome = await transfer.attach(answer)
         if answer.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, answer.overflow)
-        elif outcome.ending is Ending.COMPLETE and answer.has_error:
+        elif outcome.ending is COMPLETE and answer.has_error:
             outcome = Outcome(Ending.ERROR_EVENT, opened.status, _ERROR_EVENT)
-        elif outcome.ending is Ending.COMPLETE and not answer.has_finished:
+        elif outcome.ending is COMPLETE and not answer.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
         body = answer.body if outcome.is_good else b""
         return Attempt(pod, outcome, status=opened.status, body=body, usage=answer.usage, events=answer.events)
@@ -227,8 +228,8 @@ class Attempts:
         outcome = await transfer.attach(answer)
         if answer.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, answer.overflow)
-        elif outcome.ending is Ending.COMPLETE:
-            outcome = Outcome(Ending.COMPLETE, opened.status, _hint(opened.status), _retry_after(opened))
+        elif outcome.ending is COMPLETE:
+            outcome = Outcome(COMPLETE, opened.status, _hint(opened.status), _retry_after(opened))
         usage, _ = usage_of(answer.body)
         content_type = opened.get(b"content-type") or b"application/json"
         return Attempt(pod, outcome, status=opened.status, content_type=content_type, body=answer.body, usage=usage)
@@ -266,7 +267,7 @@ def _alike(lease: Lease) -> Hashable:
 
 def _parts(call: Call) -> int:
     """As how many requests a pod may count the call: it takes separate prompts and outputs one by one."""
-    return call.messages if call.kind is Kind.EMBEDDING else call.sequences
+    return call.messages if call.kind is _EMBEDDING else call.sequences
 
 
 def _hint(status: int) -> str:

@@ -33,6 +33,7 @@ from tenancy.call import Call, Kind, Usage
 from tenancy.policy import Policy
 from tenancy.refusal import Code, Refusal
 
+_EMBEDDING = Kind.EMBEDDING
 LEFT_STATUS = 499  # nginx's word for a client that left before its answer
 
 
@@ -166,7 +167,7 @@ class Exchange:
             await sink.end()
         elif fault is not None:
             await self._refuse(passage, fault)
-        elif passage.call.streamed and passage.call.kind is not Kind.EMBEDDING:
+        elif passage.call.streamed and passage.call.kind is not _EMBEDDING:
             await self._answer_as_stream(passage, attempt)
         else:
             headers = [*passage.head(attempt.pod, record.attempts), (b"content-type", attempt.content_type)]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from backends.outcome import Ending
 from gateway.attempts import Attempt
 from gateway.http.errors import Fault
 from gateway.leaving import Leaving
@@ -19,7 +18,6 @@ from gateway.verdict import late
 from tenancy.admission import RateState
 from tenancy.call import Call
 
-_ENDINGS = {ending: ending.value for ending in Ending}  # `.value` is a call of Python's in 3.11: 0.3 µs
 _STREAM_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
@@ -96,7 +94,8 @@ class Passage:
         record = self.record
         record.pod = attempt.pod
         record.attempts += 1
-        record.outcomes = (*record.outcomes, (attempt.pod, _ENDINGS[attempt.outcome.ending]))
+        # Not `.value`, which is a call in Python: 1,450 instructions.
+        record.outcomes = (*record.outcomes, (attempt.pod, attempt.outcome.ending._value_))
         record.events = attempt.events
         record.first_token_at = attempt.first_at
         if not attempt.outcome.is_good:

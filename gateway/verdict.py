@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from backends.outcome import FULL_STATUS, Ending, Outcome
+from backends.outcome import COMPLETE, FULL_STATUS, Outcome
 from gateway.admit import NOT_USED
 from gateway.attempts import Attempt
 from gateway.http.errors import Fault, invalid_request
@@ -47,20 +47,20 @@ def used(call: Call, need: Need, attempt: Attempt) -> Usage | None:
 def fault_of(call: Call, attempt: Attempt, attempts: int) -> Fault | None:
     """What the client is told instead of an answer; `None` where the attempt has one that it should get."""
     outcome, status = attempt.outcome, attempt.status
-    if outcome.ending is Ending.COMPLETE and 200 <= status < 300:
+    if outcome.ending is COMPLETE and 200 <= status < 300:
         return None
-    if outcome.ending is Ending.COMPLETE and status in FULL_STATUS:
+    if outcome.ending is COMPLETE and status in FULL_STATUS:
         return Fault(
             429,
             "pod_capacity",
             "The pods that serve this model take no more requests now. Come back after the time given.",
             retry_after_seconds=outcome.retry_after_seconds or 1.0,
         )
-    if outcome.ending is Ending.COMPLETE and status == 501:
+    if outcome.ending is COMPLETE and status == 501:
         return invalid_request(
             f"The pods of {call.model} do not serve {_WORDS[call.kind]}. Use another model.", "model"
         )
-    if outcome.ending is Ending.COMPLETE and _is_the_client_s(status):
+    if outcome.ending is COMPLETE and _is_the_client_s(status):
         return _as_the_pod_says(status, attempt.body)
     if attempt.has_emitted:
         said = "The pod's stream broke after it had begun"
@@ -89,7 +89,7 @@ def _is_the_client_s(status: int) -> bool:
 
 
 def _ending(outcome: Outcome) -> str:
-    if outcome.ending is Ending.COMPLETE:
+    if outcome.ending is COMPLETE:
         return f"status {outcome.status}"
     return str(outcome.ending.value).replace("_", " ")
 

@@ -16,10 +16,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from backends.outcome import Ending, Outcome
+from backends.outcome import COMPLETE, Ending, Outcome
 from backends.wire.head import Head
-
-_COMPLETE: Final = Ending.COMPLETE
 
 HELD_BYTES_MAX: Final = 65536  # with more than this and nobody to take it, reading pauses
 STALL_TICKS: Final = 4  # a stall is seen between one and one and a quarter of its time
@@ -256,7 +254,7 @@ class Transfer:
     def complete(self) -> None:
         """The whole answer is here; its connection has let go of it."""
         self._carrier = None
-        self.finish(self._outcome_of(_COMPLETE))
+        self.finish(self._outcome_of(COMPLETE))
 
     def fail(self, ending: Ending, detail: str) -> None:
         """It broke, or its time is up."""
