@@ -177,7 +177,7 @@ class Client:
             return b""
         cycle.response_started = True
         cycle.waiting_for_100_continue = False
-        # Joined in C: as a loop of four pieces a header this was 2 µs.
+        # Joined by `map` in C: a loop over the headers takes a quarter more.
         lines = [STATUS_LINE[status] + cycle.dated, *map(_FIELD, headers)]
         if not cycle.keep_alive:
             lines.append(b"connection: close")
@@ -242,7 +242,7 @@ class Cycle(RequestResponseCycle):
         keep_alive: bool,
         on_response: Callable[[], None],
     ) -> None:
-        # Without uvicorn's __init__: its eleven arguments, and the event for each, were 1.5 µs more.
+        # Without uvicorn's __init__: its eleven named arguments, and an event for each request, are 1.5 µs more.
         self.face = face
         self.client = client
         self.task: asyncio.Task[None] | None = None
