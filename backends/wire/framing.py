@@ -38,6 +38,9 @@ FRAME_HEAD_BYTES: Final = 10  # of a frame, compared to know it by: its size lin
 FrameHeads = list[bytes]
 NO_FRAME: Final[FrameHeads] = [b""] * FAST_BYTES_MAX  # no read begins so
 
+_DONE: Final = b"e\r\ndata: [DONE]\n\n\r\n"
+_DONE_AND_END: Final = _DONE + b"0\r\n\r\n"
+_DONE_AND_END_BYTES: Final = len(_DONE_AND_END)
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _EVENT_END_ANYWHERE: Final = re.compile(rb"\n\n|\r\r|\n\r\n")
 _LEADING_COMMENTS: Final = re.compile(rb"(?:(?::[^\r\n]*+)?[\r\n])*+")
@@ -231,6 +234,11 @@ class Framing:
         kept: list[bytes] = []  # those before a dropped one
         payload = b""
         while at < received:
+            if received - at == _DONE_AND_END_BYTES and data[at:] == _DONE_AND_END:  # as most end: spares two steps
+                at += len(_DONE)
+                self._reading = _NOTHING
+                self.is_whole = True
+                break
             # Most sizes have two digits, and seeing that takes a quarter of the time of `find`.
             line_end = at + 2
             if data[line_end : at + 4] != b"\r\n":
