@@ -90,27 +90,28 @@ class Attempts:
         self, call: Call, lease: Lease, sink: Sink, leaving: Leaving, head: Callable[[str], Headers]
     ) -> Attempt:
         """Try `call` on the pod of `lease`; the head that the client gets, if it comes to that, is asked of `head`."""
-        pod = self._fleet.pods[lease.pod]
+        name = lease.pod
+        pod = self._fleet.pods[name]
         if pod.url is None or pod.engine is None:
-            return Attempt(lease.pod, Outcome(Ending.REFUSED, detail="the pod has no address yet"))
+            return Attempt(name, Outcome(Ending.REFUSED, detail="the pod has no address yet"))
         request = pod.engine.request(call, pod.pod, lease.output_tokens)
         number = next(self._numbers)
         is_countable = call.streamed or request.as_stream
-        transfer = self._pool(lease.pod, pod.url).send(request, frames=call.streamed and sink.is_framed)
+        transfer = self._pool(name, pod.url).send(request, frames=call.streamed and sink.is_framed)
         del request  # with the prompt in it, and a stream may be long
-        open_here = self._open.setdefault(lease.pod, {})
+        open_here = self._open.setdefault(name, {})
         open_here[number] = transfer
 
-        way = _Way(transfer, self._closing, self._loop, lease.pod, number, _parts(call))
+        way = _Way(transfer, self._closing, self._loop, name, number, _parts(call))
         transfer.on_carried = way.carried
         if transfer.is_sent:
             way.carried(True)
         leaving.undo_with(transfer.abort)
         try:
-            attempt = await self._answer(call, lease, way, sink, head)
+            attempt = await self._answer(call, name, way, sink, head)
         except BaseException:
             transfer.abort()
-            self._closing.ended(lease.pod, number, self._loop.time())
+            self._closing.ended(name, number, self._loop.time())
             raise
         finally:
             leaving.undo_with(None)
@@ -120,8 +121,8 @@ class Attempts:
         attempt.is_countable = is_countable
         attempt.is_left_behind = attempt.outcome.may_still_run and transfer.is_sent
         if not attempt.is_left_behind:
-            self._closing.ended(lease.pod, number, self._loop.time())
-        self._fleet.report(lease.pod, attempt.outcome)
+            self._closing.ended(name, number, self._loop.time())
+        self._fleet.report(name, attempt.outcome)
         return attempt
 
     def not_on(self, call: Call, failures: Mapping[str, Outcome]) -> frozenset[str]:
@@ -158,18 +159,18 @@ class Attempts:
         if told_from > now:  # it left so early that the pod may not have seen it yet: ask again as soon as that is over
             self._loop.call_at(told_from + _JUST_AFTER_SECONDS, self._poke, attempt.pod)
 
-    async def _answer(self, call: Call, lease: Lease, way: _Way, sink: Sink, head: Callable[[str], Headers]) -> Attempt:
+    async def _answer(self, call: Call, pod: str, way: _Way, sink: Sink, head: Callable[[str], Headers]) -> Attempt:
         transfer = way.transfer
         opened = await transfer.opened
         if isinstance(opened, Outcome):
-            return Attempt(lease.pod, opened)
+            return Attempt(pod, opened)
         first_at = way.answered()
         if not opened.is_stream or not 200 <= opened.status < 300:
-            attempt = await self._collect(lease.pod, opened, transfer)
+            attempt = await self._collect(pod, opened, transfer)
         elif call.streamed:
-            attempt = await self._relay(call, lease.pod, opened, way, sink, head)
+            attempt = await self._relay(call, pod, opened, way, sink, head)
         else:
-            attempt = await self._assemble(call.kind, lease.pod, opened, transfer)
+            attempt = await self._assemble(call.kind, pod, opened, transfer)
         attempt.first_at = first_at
         return attempt
 
@@ -195,9 +196,10 @@ class Attempts:
             sink.follow(way)
             outcome = await transfer.attach(relay)
             sink.follow(None)
+        has_error = relay.has_error
         if relay.overflow:
             outcome = Outcome(Ending.MALFORMED, opened.status, relay.overflow)
-        elif outcome.ending is COMPLETE and relay.has_error:
+        elif outcome.ending is COMPLETE and has_error:
             outcome = Outcome(Ending.ERROR_EVENT, opened.status, _ERROR_EVENT)
         elif outcome.ending is COMPLETE and not relay.has_finished:
             outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
@@ -206,7 +208,7 @@ class Attempts:
             outcome,
             status=opened.status,
             has_emitted=True,
-            has_ended=relay.has_error,
+            has_ended=has_error,
             usage=relay.usage,
             events=relay.events,
         )
