@@ -39,7 +39,8 @@ STEPS: Final = {
     State.CLOSED: set[State](),
 }
 
-_OPENING, _IDLE, _ASKED, _ANSWERING, _CLOSED = State  # read faster than the class's attributes
+# Those that every request meets: a module's name is read in half the time of a class's attribute.
+_IDLE, _ASKED, _ANSWERING = State.IDLE, State.ASKED, State.ANSWERING
 
 
 class Owner(Protocol):
@@ -81,7 +82,7 @@ class Connection(asyncio.Protocol):
     )
 
     def __init__(self, owner: Owner, *, clock: Callable[[], float], call_later: CallLater) -> None:
-        self.state = _OPENING
+        self.state = State.OPENING
         self._deadline = Deadline(clock, call_later, self._expire)
         self.expire_in = self._deadline.set  # kept here, because a connection has many transfers
         self._owner = owner
@@ -119,9 +120,9 @@ class Connection(asyncio.Protocol):
 
     def close(self) -> None:
         """Close an idle connection in order."""
-        if self.state is not _CLOSED:
+        if self.state is not State.CLOSED:
             assert self._transport is not None, "it stands"
-            self._step(_CLOSED)
+            self._step(State.CLOSED)
             self._transport.close()
 
     # For the transfer
@@ -144,9 +145,9 @@ class Connection(asyncio.Protocol):
     def drop(self) -> None:
         """Close at once, whatever is under way."""
         self._let_go()
-        if self.state is not _CLOSED:
+        if self.state is not State.CLOSED:
             assert self._transport is not None, "it stands"
-            self._step(_CLOSED)
+            self._step(State.CLOSED)
             self._transport.abort()
 
     # For the event loop
@@ -247,7 +248,7 @@ class Connection(asyncio.Protocol):
                 self.set_reading(True)  # or the pod's close would go unseen
             self._owner.freed(self)
         else:
-            self._step(_CLOSED)
+            self._step(State.CLOSED)
             if is_written:
                 transport.close()
             else:
@@ -258,14 +259,14 @@ class Connection(asyncio.Protocol):
 
     def _ended(self, error: Exception | None) -> None:
         transfer, framing, request, was = self._transfer, self._framing, self._request, self.state
-        if was is _CLOSED:
+        if was is State.CLOSED:
             return
         if transfer is None or framing is None:
-            self._step(_CLOSED)
+            self._step(State.CLOSED)
             return
         if was is _ASKED and self._has_answered:
             self._let_go()
-            self._step(_CLOSED)
+            self._step(State.CLOSED)
             transfer.uncarry()
             self._owner.unanswered(transfer, request, frames=self._wants_frames)
             return
@@ -275,7 +276,7 @@ class Connection(asyncio.Protocol):
                 return
             if framing.is_whole:
                 self._let_go()
-                self._step(_CLOSED)
+                self._step(State.CLOSED)
                 transfer.complete()
                 return
         transfer.fail(Ending.RESET, _how_it_broke(error, framing))

@@ -62,7 +62,8 @@ class Reading(Enum):
     BROKEN = "broken"  # what came is not an answer; `fault` says why
 
 
-_HEAD, _FRAMES, _CHUNKS, _SIZED, _UNTIL_CLOSE, _NOTHING, _BROKEN = Reading  # read faster than the class's attributes
+# Those that every answer meets: a module's name is read in half the time of a class's attribute.
+_HEAD, _FRAMES, _NOTHING = Reading.HEAD, Reading.FRAMES, Reading.NOTHING
 
 
 @cache
@@ -162,11 +163,11 @@ class Framing:
         reading = self._reading
         if reading is _FRAMES:
             return self._walk(data)
-        if reading is _CHUNKS:
+        if reading is Reading.CHUNKS:
             payload = self._decode(data)
-        elif reading is _SIZED:
+        elif reading is Reading.SIZED:
             payload = self._measure(data)
-        elif reading is _UNTIL_CLOSE:
+        elif reading is Reading.UNTIL_CLOSE:
             payload = data
         else:
             self.has_leftover = True
@@ -175,7 +176,7 @@ class Framing:
 
     def end(self) -> bytes:
         """The connection has ended in order. Gives what was held back, if this makes the answer whole."""
-        if self._reading is _UNTIL_CLOSE:
+        if self._reading is Reading.UNTIL_CLOSE:
             self._reading = _NOTHING
             self.is_whole = True
             return self._let_out(b"")
@@ -213,12 +214,12 @@ class Framing:
         self._awaits_event = announced.head.is_stream and announced.head.status < 300
         if announced.is_chunked:
             is_framed = self._wants_frames and self._awaits_event
-            self._reading = _FRAMES if is_framed else _CHUNKS
+            self._reading = _FRAMES if is_framed else Reading.CHUNKS
         elif announced.length is None:
-            self._reading = _UNTIL_CLOSE
+            self._reading = Reading.UNTIL_CLOSE
             self.keeps_alive = False
         else:
-            self._reading = _SIZED if announced.length else _NOTHING
+            self._reading = Reading.SIZED if announced.length else _NOTHING
             self.is_whole = announced.length == 0
             self._left = announced.length
 
@@ -234,12 +235,12 @@ class Framing:
         kept: list[bytes] = []  # those before a dropped one
         payload = b""
         while at < received:
-            if received - at == _DONE_AND_END_BYTES and data[at:] == _DONE_AND_END:  # as most end: spares two steps
+            if received - at == _DONE_AND_END_BYTES and data[at:] == _DONE_AND_END:  # spares most answers 1.8 µs
                 at += len(_DONE)
                 self._reading = _NOTHING
                 self.is_whole = True
                 break
-            # Most sizes have two digits, and seeing that takes a quarter of the time of `find`.
+            # Most sizes have two digits, and seeing that takes half the time of `find`, which parses its arguments.
             line_end = at + 2
             if data[line_end : at + 4] != b"\r\n":
                 line_end = data.find(b"\r\n", at, at + SIZE_LINE_BYTES_MAX)
@@ -265,7 +266,7 @@ class Framing:
                     self._tail = data[at:]
                 break
             # Both tests stay inside the payload: the frame of a one-byte chunk "\n" ends as an event does.
-            # Nearly every chunk passes the first one, a slice, which costs 60 ns; what it spares costs 350.
+            # Nearly every chunk passes the first one, a slice of 80 ns; the other two cost 210.
             if size < 2 or data[last - 2 : last + 2] != b"\n\n\r\n":
                 if data[last : last + 2] != b"\r\n":
                     self._break("a chunk is not as long as its size says")
@@ -297,7 +298,7 @@ class Framing:
 
     def _give_up_frames(self, data: bytes, at: int) -> bytes:
         """From here on this answer's body goes on as payload."""
-        self._reading = _CHUNKS
+        self._reading = Reading.CHUNKS
         return self._decode(data[at:])
 
     def _decode(self, data: bytes) -> bytes:
@@ -406,7 +407,7 @@ class Framing:
 
     def _break(self, fault: str) -> bytes:
         """This is no answer: nothing more is read."""
-        self._reading = _BROKEN
+        self._reading = Reading.BROKEN
         self.fault = fault
         self._tail = b""
         return b""
