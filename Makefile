@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 CODE := gateway backends tenancy loadtest benchmarks demo tests
 
-.PHONY: help install run test check fix bench lock clean
+.PHONY: help install run test check fix bench costs lock clean
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,11 @@ fix: $(STAMP) ## Let ruff mend and format what it can
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-bench: $(STAMP) ## Measure the CPU cost of a relayed chunk and of a request (nginx beside it, where it is installed)
-	$(BIN)/python -m benchmarks.relay_cost
+bench: $(STAMP) ## Measure the data path beside nginx and two routers, a quarter of an hour (ARGS=--quick: three minutes)
+	@$(BIN)/python -m benchmarks.side_by_side $(ARGS)
+
+costs: $(STAMP) ## Count what the data path costs, against benchmarks/costs.json (needs valgrind; ARGS=--write: write it)
+	@$(BIN)/python -m benchmarks.cost_gate $(ARGS)
 
 lock: ## Resolve both lock files anew (needs uv)
 	@command -v uv >/dev/null || { echo "make lock needs uv: pip install uv" >&2; exit 2; }

@@ -17,8 +17,16 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from benchmarks.relay_cost import KEY, PENSTOCK, key_hash, serving, started_pod, wait_for
+from benchmarks.programs import key_hash, serving, started_pod, wait_for
 
+KEY = "sk-penstock-benchmark"
+GATEWAY = """
+pods:
+  - {{name: pod, url: "http://127.0.0.1:{pod}", engine: {engine}, models: [tiny], kvMemory: 64Gi, concurrency: 4096}}
+models: [{{name: tiny, context: 32768, kvBytesPerToken: 4096}}]
+tenants:
+  - {{name: bench, keys: ["sha256:{hash}"], budget: {{memory: 32Gi, concurrency: 4000}}}}
+"""
 PODS = {
     "simulator": ["backends.pods.simulator", "--model", "tiny", "--slots", "8", "--ttft", "10ms", "--itl", "20ms"],
     "llama.cpp": ["backends.pods.llamacpp", "--alias", "tiny", "--slots", "2"],
@@ -91,7 +99,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="penstock-bench-") as name:
             folder = Path(name)
             with started_pod(words, folder) as pod:
-                file = PENSTOCK.format(pod=pod, hash=key_hash()).replace("engine: simulator", f"engine: {engine}")
+                file = GATEWAY.format(pod=pod, hash=key_hash(KEY), engine=engine)
                 with serving(file, folder) as (_, port, admin):
                     wait_for(port, "/readyz")
                     for stream in (True, False):

@@ -24,7 +24,7 @@ from pathlib import Path
 
 import psutil
 
-from benchmarks.relay_cost import key_hash, serving, started_pod, wait_for
+from benchmarks.programs import key_hash, serving, started_pod, wait_for
 from loadtest import summary as summaries
 from loadtest.summary import Summary
 
