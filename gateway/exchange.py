@@ -14,7 +14,8 @@ comes from the loop. So the same code runs in virtual time.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
+
+import msgspec
 
 from backends.outcome import Ending, Outcome
 from gateway.admit import NOT_USED, Admit
@@ -105,7 +106,7 @@ class Exchange:
         if passage.leaving.has_left:
             await self._give_up(passage)
         elif refused is not None and refused.code is not Code.NO_POD:
-            await self._refuse(passage, replace(from_refusal(refused), is_retried=True))
+            await self._refuse(passage, msgspec.structs.replace(from_refusal(refused), is_retried=True))
         else:
             await self._finish(passage, attempt)
 
@@ -191,7 +192,7 @@ class Exchange:
         """Tell the client why there is no answer: as an answer of its own, or as one event where the head is out."""
         sink, record = passage.sink, passage.record
         if record.attempts > 1:
-            fault = replace(fault, is_retried=True)  # retries must not multiply
+            fault = msgspec.structs.replace(fault, is_retried=True)  # retries must not multiply
         record.code = fault.code
         if sink.is_started:
             sink.write_event(fault.event())

@@ -9,9 +9,10 @@ suggests, until enough is free.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
 from itertools import islice
 from math import ceil
+
+import msgspec
 
 from tenancy.accounts import Account, Host, Lease, Owner
 from tenancy.call import Call
@@ -29,8 +30,7 @@ _FEWER, _SHORTER = "ask for fewer max_tokens", "send a shorter input"
 _STANDING_SECONDS = 60.0  # what is held by a running pod comes back when it stops, which nobody foresees
 
 
-@dataclass(frozen=True, slots=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """One thing that stands in a call's way; `seconds` from now it will be gone, if nobody else comes.
 
     `smaller` is how the call would ask for less of it, where that helps.
@@ -54,7 +54,7 @@ class Reason:
 def come_back(refusal: Refusal, seconds: float, otherwise: str = "") -> Refusal:
     """The refusal with the time to come back, in numbers and in words; rounded up, so that nobody is early."""
     told = max(0.1, ceil(seconds * 10 - 1e-6) / 10) if seconds < 10 else ceil(seconds)
-    return replace(
+    return msgspec.structs.replace(
         refusal,
         message=f"{refusal.message} Come back in {told:g} s{otherwise}.",
         retry_after_seconds=ceil(seconds * 1000 + 1e-6) / 1000,

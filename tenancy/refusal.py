@@ -5,8 +5,9 @@ The codes are the contract's; their HTTP status and wording are made in one plac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import Enum
+
+import msgspec
 
 
 class Code(Enum):
@@ -26,8 +27,7 @@ class Code(Enum):
     DRAINING = "draining"
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
+class Refusal(msgspec.Struct, frozen=True):
     """A decision not to admit; it charged nothing.
 
     `account` names whose limit it was (`tenant/acme`, `key/acme/ci`, `pod/chat-0`, `tenant/acme/gpu0`, `queue`),

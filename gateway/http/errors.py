@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from types import MappingProxyType
 
 import msgspec
@@ -58,8 +57,7 @@ _COME_BACK_SECONDS = 1.0  # where nobody could say when
 _encode = msgspec.json.Encoder().encode
 
 
-@dataclass(frozen=True, slots=True)
-class Fault:
+class Fault(msgspec.Struct, frozen=True):
     """What a client is told instead of an answer.
 
     `message` says what was wrong and what helps, in one or two sentences. `param` names the field or header at fault.
@@ -118,20 +116,14 @@ class Fault:
 
 def from_refusal(refusal: Refusal) -> Fault:
     """A refusal as clients get it: its own words, and the account, unit, limit, used and asked as numbers."""
-    code = refusal.code.value
+    code = refusal.code._value_  # not `.value`, which is a call in Python
     numbers: dict[str, str | float] = {"account": refusal.account}
     if refusal.unit:
         numbers["unit"] = refusal.unit
     for name, amount in (("limit", refusal.limit), ("used", refusal.used), ("asked", refusal.asked)):
         if amount is not None and math.isfinite(amount):
             numbers[name] = int(amount) if amount == int(amount) else amount
-    return Fault(
-        STATUSES[code],
-        code,
-        refusal.message,
-        retry_after_seconds=refusal.retry_after_seconds,
-        numbers=numbers,
-    )
+    return Fault(STATUSES[code], code, refusal.message, None, refusal.retry_after_seconds, False, numbers)
 
 
 def invalid_request(message: str, param: str | None = None) -> Fault:
