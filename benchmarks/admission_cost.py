@@ -11,6 +11,7 @@ reading the clock takes 1 µs or more; releases differ, so each is timed, and th
 
 from __future__ import annotations
 
+import argparse
 import gc
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from time import process_time
 from backends.engines.engine import Reading
 from backends.fleet import Fleet
 from backends.routing.choice import Choice
+from benchmarks.document import write_section
 from tenancy.admission import Admission, Admitted, Capacity, Lease, Queued
 from tenancy.call import Call, Kind, Usage
 from tenancy.policy import Budget, Key, Model, Pod, Policy, QueueSettings, ServedModel, Tenant
@@ -170,10 +172,24 @@ def _micro(seconds: float) -> str:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--document", action="store_true", help="write the tables into docs/benchmarks.md")
+    arguments = parser.parse_args()
     gc.disable()
-    print(f"µs of CPU time a call; seed {SEED}\n")
-    print(f"A release, 1,000 tenants waiting on 10 pods:\n\n{kinds_of_release()}\n")
-    print(f"By tenants and pods, calls of one size, pods limited by slots:\n\n{growth()}")
+    text = f"""\
+µs of CPU time a call; seed {SEED}. `python -m benchmarks.admission_cost` makes these tables in half a minute.
+
+A release, 1,000 tenants waiting on 10 pods:
+
+{kinds_of_release()}
+
+By tenants and pods, calls of one size, pods limited by slots:
+
+{growth()}
+"""
+    print(text)
+    if arguments.document:
+        write_section("admission", text)
 
 
 if __name__ == "__main__":
