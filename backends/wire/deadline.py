@@ -1,7 +1,7 @@
 """A time-out that moves far more often than it expires, such as a connection's: it costs a clock reading, not a timer.
 
 The pending timer is left where it is when the deadline moves back; it finds that out when it rings, and is set anew.
-A timer of the event loop's own is 2 µs to make and to cancel, and a request would need two on each side.
+A timer of the event loop's own is 1.5 µs to make and to cancel, and a request would need two on each side.
 """
 
 from __future__ import annotations
