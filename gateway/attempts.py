@@ -24,12 +24,11 @@ from gateway.stream.sink import Headers, Sink
 from gateway.stream.usage import usage_of
 from gateway.stream.whole import Assembled, WholeBody
 from tenancy.accounts import Lease
-from tenancy.call import Call, Kind, Usage
+from tenancy.call import EMBEDDING, Call, Kind, Usage
 
 _JUST_AFTER_SECONDS = 0.001  # a reading must be newer than the moment from which it counts
 
 
-_EMBEDDING = Kind.EMBEDDING
 _CONNECTION_BROKE = frozenset({Ending.REFUSED, Ending.RESET})
 
 # Not the pod's own words: they may repeat the prompt, and details are logged.
@@ -115,6 +114,7 @@ class Attempts:
             raise
         finally:
             leaving.undo_with(None)
+            sink.follow(None)
             del open_here[number]
         attempt.number = number
         attempt.is_sent = transfer.is_sent
@@ -191,18 +191,11 @@ class Attempts:
         relay = Relay(sink, transfer, shows_usage=call.wants_usage)
         if transfer.is_over:  # short answers often come in one read, and go out in one write
             sink.gather()
-            outcome = await transfer.attach(relay)
         else:
             sink.follow(way)
-            outcome = await transfer.attach(relay)
-            sink.follow(None)
+        outcome = await transfer.attach(relay)
         has_error = relay.has_error
-        if relay.overflow:
-            outcome = Outcome(Ending.MALFORMED, opened.status, relay.overflow)
-        elif outcome.ending is COMPLETE and has_error:
-            outcome = Outcome(Ending.ERROR_EVENT, opened.status, _ERROR_EVENT)
-        elif outcome.ending is COMPLETE and not relay.has_finished:
-            outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
+        outcome = _judged(outcome, opened.status, relay.overflow, has_error, relay.has_finished)
         return Attempt(
             pod,
             outcome,
@@ -216,12 +209,7 @@ class Attempts:
     async def _assemble(self, kind: Kind, pod: str, opened: Head, transfer: Transfer) -> Attempt:
         answer = Assembled(kind, stop=transfer.abort)
         outcome = await transfer.attach(answer)
-        if answer.overflow:
-            outcome = Outcome(Ending.MALFORMED, opened.status, answer.overflow)
-        elif outcome.ending is COMPLETE and answer.has_error:
-            outcome = Outcome(Ending.ERROR_EVENT, opened.status, _ERROR_EVENT)
-        elif outcome.ending is COMPLETE and not answer.has_finished:
-            outcome = Outcome(Ending.UNFINISHED, opened.status, "the stream ended without a finish")
+        outcome = _judged(outcome, opened.status, answer.overflow, answer.has_error, answer.has_finished)
         body = answer.body if outcome.is_good else b""
         return Attempt(pod, outcome, status=opened.status, body=body, usage=answer.usage, events=answer.events)
 
@@ -257,6 +245,17 @@ class Attempts:
             pool.close()
 
 
+def _judged(outcome: Outcome, status: int, overflow: str, has_error: bool, has_finished: bool) -> Outcome:
+    """How a stream ended that ended so as HTTP, by what was in it."""
+    if overflow:
+        return Outcome(Ending.MALFORMED, status, overflow)
+    if outcome.ending is COMPLETE and has_error:
+        return Outcome(Ending.ERROR_EVENT, status, _ERROR_EVENT)
+    if outcome.ending is COMPLETE and not has_finished:
+        return Outcome(Ending.UNFINISHED, status, "the stream ended without a finish")
+    return outcome
+
+
 def _alike(lease: Lease) -> Hashable:
     """Leases of which it makes no difference which is given back first: they hold the same of the same accounts.
 
@@ -269,7 +268,7 @@ def _alike(lease: Lease) -> Hashable:
 
 def _parts(call: Call) -> int:
     """As how many requests a pod may count the call: it takes separate prompts and outputs one by one."""
-    return call.messages if call.kind is _EMBEDDING else call.sequences
+    return call.messages if call.kind is EMBEDDING else call.sequences
 
 
 def _hint(status: int) -> str:

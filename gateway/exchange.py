@@ -30,11 +30,10 @@ from gateway.stream.whole import as_stream
 from gateway.verdict import draining, fault_of, used
 from tenancy.accounts import Lease
 from tenancy.admission import Refused
-from tenancy.call import Call, Kind, Usage
+from tenancy.call import EMBEDDING, Call, Usage
 from tenancy.policy import Policy
 from tenancy.refusal import Code, Refusal
 
-_EMBEDDING = Kind.EMBEDDING
 LEFT_STATUS = 499  # nginx's word for a client that left before its answer
 
 
@@ -168,7 +167,7 @@ class Exchange:
             await sink.end()
         elif fault is not None:
             await self._refuse(passage, fault)
-        elif passage.call.streamed and passage.call.kind is not _EMBEDDING:
+        elif passage.call.streamed and passage.call.kind is not EMBEDDING:
             await self._answer_as_stream(passage, attempt)
         else:
             headers = [*passage.head(attempt.pod, record.attempts), (b"content-type", attempt.content_type)]

@@ -66,9 +66,8 @@ class Passage:
             return
         sink = self.sink
         if not sink.is_started:
-            if now - self.call.arrived_at >= self._patience.head_after_seconds and sink.start_now(
-                200, self.early_head()
-            ):
+            is_late = now - self.call.arrived_at >= self._patience.head_after_seconds
+            if is_late and sink.start_now(200, self.early_head()):
                 sink.write_event(HEARTBEAT)
                 self._quiet_since = now
         elif sink.pieces != self._beat_pieces:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from enum import Enum
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +24,12 @@ class Kind(Enum):
 
     def __init__(self, path: str) -> None:
         self.path = path  # `value` is a call into Python: 1,800 instructions
+
+
+CHAT: Final = Kind.CHAT
+COMPLETION: Final = Kind.COMPLETION
+EMBEDDING: Final = Kind.EMBEDDING
+"""The kinds, at hand: in Python 3.11 reading a member from its enum takes 900 instructions, a global a few."""
 
 
 class Call(msgspec.Struct, frozen=True, eq=False):

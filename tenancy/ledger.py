@@ -160,6 +160,7 @@ class Ledger:
         assert not host.account.is_overdrawn, f"{host.name} was chosen and has no room"
         tokens = need.tokens
         for owner in owners:
+            assert not owner.account.is_full and owner.lacks_memory(bytes_, host) is None, owner.account.name
             holds = owner.holds(bytes_, host)
             for account, held, slots in holds:
                 account.lend(lease, held, slots, now)

@@ -17,10 +17,9 @@ from typing import Any
 import msgspec
 
 from backends.engines.engine import UpstreamRequest
-from tenancy.call import Call, Kind
+from tenancy.call import CHAT, COMPLETION, EMBEDDING, Call
 from tenancy.policy import Pod
 
-_CHAT, _COMPLETION, _EMBEDDING = Kind  # on Python 3.11, `Kind.CHAT` is a look-up in Python: 900 instructions
 _TRUE = msgspec.Raw(b"true")
 _ONLY_USAGE = msgspec.Raw(b'{"include_usage":true}')
 _NULL = b"null"
@@ -85,9 +84,9 @@ def can_be_joined(call: Call) -> bool:
     What is asked as a stream begins to answer at once, so that a long answer is no silence, a stall is seen, and what
     was made before the client left is counted. What a stream cannot give as the whole answer has it stays whole.
     """
-    if call.streamed or call.kind is _EMBEDDING:
+    if call.streamed or call.kind is EMBEDDING:
         return False
-    whole_only = _WHOLE_ONLY_CHAT if call.kind is _CHAT else _WHOLE_ONLY_COMPLETION
+    whole_only = _WHOLE_ONLY_CHAT if call.kind is CHAT else _WHOLE_ONLY_COMPLETION
     return not any(
         (key in whole_only or key.startswith(_WHOLE_ONLY_PREFIX)) and bytes(value) not in _OFF
         for key, value in call.body.items()
@@ -108,11 +107,11 @@ def _body(call: Call, pod: Pod, output_tokens: int | None, rules: BodyRules, as_
             body.pop(key, None)
     body["model"] = served_name(pod, call.model)
     kind = call.kind
-    if kind is not _EMBEDDING:
+    if kind is not EMBEDDING:
         for key in MAXIMA:  # null means "not said" to clients and "no end" to llama.cpp of older builds
             if key in body and bytes(body[key]) == _NULL:
                 del body[key]
-        if kind is _COMPLETION and "max_completion_tokens" in body:
+        if kind is COMPLETION and "max_completion_tokens" in body:
             body["max_tokens"] = body.pop("max_completion_tokens")
         if call.output_tokens is None and output_tokens is not None:
             body.pop("max_completion_tokens", None)

@@ -23,7 +23,7 @@ import msgspec
 from backends.engines.body import BodyRules, shape
 from backends.engines.engine import Probe, Program, Reading, UpstreamRequest
 from backends.engines.prometheus_text import total
-from tenancy.call import Call, Kind
+from tenancy.call import EMBEDDING, Call
 from tenancy.policy import Pod
 
 API_KEY_VARIABLE = "PENSTOCK_POD_API_KEY"
@@ -61,7 +61,7 @@ class LlamaCpp:
     probes = (Probe(_METRICS), Probe(_SLOTS, only_without=_METRICS), Probe(_PROPS, once=True))
 
     def request(self, call: Call, pod: Pod, output_tokens: int | None) -> UpstreamRequest:
-        as_stream = not call.streamed and call.kind is not Kind.EMBEDDING
+        as_stream = not call.streamed and call.kind is not EMBEDDING
         return shape(call, pod, output_tokens, RULES, as_stream=as_stream)
 
     def read(self, answers: Mapping[str, bytes], asked_at: float) -> Reading:

@@ -18,7 +18,8 @@ from urllib.parse import urlsplit
 
 from backends.outcome import Ending
 from backends.wire.connection import Connection
-from backends.wire.transfer import CallLater, Timeouts, Timer, Transfer
+from backends.wire.deadline import CallLater, Timer
+from backends.wire.transfer import Timeouts, Transfer
 
 Connect = Callable[[Callable[[], asyncio.BaseProtocol]], Awaitable[object]]
 """Connects the protocol that it is given a factory of. Raises what `create_connection` raises."""

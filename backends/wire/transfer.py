@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from backends.outcome import COMPLETE, Ending, Outcome
+from backends.wire.deadline import CallLater, Timer
 from backends.wire.head import Head
 
 HELD_BYTES_MAX: Final = 65536  # with more than this and nobody to take it, reading pauses
@@ -30,16 +31,6 @@ class Timeouts:
     connect: float
     first_byte: float
     stall: float
-
-
-class Timer(Protocol):
-    """What `call_later` gives."""
-
-    def cancel(self) -> None:
-        """Forget it."""
-
-
-CallLater = Callable[[float, Callable[[], None]], Timer]
 
 
 class Receiver(Protocol):

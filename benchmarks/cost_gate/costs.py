@@ -16,7 +16,8 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.cost_gate.counting import Counts, Program, counted, counts_in
-from benchmarks.cost_gate.lockstep import Ends, free_port, policy_file
+from benchmarks.cost_gate.lockstep import Ends, policy_file
+from benchmarks.programs import free_port
 
 Work = Callable[[int], None]
 Start = Callable[[list[str], Path, Path], AbstractContextManager[Program]]

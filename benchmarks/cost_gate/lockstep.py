@@ -11,12 +11,13 @@ fell into.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import selectors
 import socket
 import time
 from collections.abc import Callable, Iterator
+
+from benchmarks.programs import key_hash
 
 KEY = "sk-penstock-cost-gate"
 FILE = """
@@ -290,12 +291,4 @@ class Ends:
 
 def policy_file(pod_port: int, port: int, admin_port: int) -> str:
     """The text of a `penstock.yaml` for these ends."""
-    key = hashlib.sha256(KEY.encode()).hexdigest()
-    return FILE.format(pod=pod_port, port=port, admin=admin_port, hash=key)
-
-
-def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    return FILE.format(pod=pod_port, port=port, admin=admin_port, hash=key_hash(KEY))

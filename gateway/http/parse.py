@@ -15,7 +15,7 @@ from typing import TypeVar
 import msgspec
 
 from gateway.http.errors import Fault, invalid_request, model_not_allowed, model_not_found
-from tenancy.call import Call, Kind
+from tenancy.call import CHAT, COMPLETION, EMBEDDING, Call, Kind
 from tenancy.directory import Directory, ModelNotAllowed, ModelUnknown
 from tenancy.policy import Key, Tenant
 
@@ -33,7 +33,6 @@ _PRINTABLE = bytes(range(33, 127))
 
 # Top-level values that chat templates put into the prompt: all of their JSON counts as text.
 _PROMPT_FIELDS = frozenset({"tools", "functions", "documents", "chat_template", "chat_template_kwargs"})
-_CHAT, _COMPLETION, _EMBEDDING = Kind  # on Python 3.11, `Kind.CHAT` is a look-up in Python: 900 instructions
 _TEXT_PARTS = frozenset({"text", "input_text", "output_text", "refusal", "thinking", "reasoning"})
 _UNTYPED_TEXT = frozenset({"text"})  # with anything else in it, a pod may take it for an image
 _QUOTE, _BRACKET, _BRACE = b'"[{'
@@ -143,14 +142,14 @@ def _call(
     if isinstance(found, ModelNotAllowed):
         return model_not_allowed(named[:_MOST_TOLD_CHARACTERS])
     prompt = _Prompt()
-    if kind is _CHAT:
+    if kind is CHAT:
         prompt.add_chat(fields)
     else:
-        prompt.add_prompts(fields, "prompt" if kind is _COMPLETION else "input")
+        prompt.add_prompts(fields, "prompt" if kind is COMPLETION else "input")
     sequences, streamed, wants_usage = 1, False, False
     output_tokens: int | None = 0
-    if kind is not _EMBEDDING:
-        sequences = _sequences(fields, prompt.messages if kind is _COMPLETION else 1)
+    if kind is not EMBEDDING:
+        sequences = _sequences(fields, prompt.messages if kind is COMPLETION else 1)
         output_tokens = _output_tokens(fields)
         streamed = _decoded(fields, "stream", _flag, "true or false") or False
         options = _decoded(fields, "stream_options", _stream_options, 'an object such as {"include_usage": true}')

@@ -350,10 +350,6 @@ class ClientProtocol(HttpToolsProtocol):
             self._start(self._queued.pop(0))
         elif self._fault is not None:
             self._answer(self._fault)
-        elif self._phase == _BETWEEN and not (self._is_deaf or self._face.is_draining):
-            # What `_keep_time` would choose, too: without its calls, since nearly every request comes here.
-            self._wait = _FOR_NEXT
-            self._deadline.set(self._settings.keep_alive_seconds)
         else:
             self._keep_time()
 

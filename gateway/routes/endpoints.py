@@ -78,7 +78,7 @@ class CallEndpoint:
         client: Client = scope["extensions"][EXTENSION]
         headers: list[tuple[bytes, bytes]] = scope["headers"]
         request_id = request_id_of(headers) or front.new_id()
-        record = Record(request_id, self._kind.value, front.loop.time())
+        record = Record(request_id, self._kind.path, front.loop.time())
         sink = ClientSink(client)
         front.opened()
         try:

@@ -11,7 +11,7 @@ import re
 from typing import Protocol
 
 from gateway.stream.sink import Sink
-from gateway.stream.sse import EventSplitter, chunk, data_of, frames_of
+from gateway.stream.sse import EventSplitter, chunk, data_of, frames_of, unchunk
 from gateway.stream.usage import MARK, has_usage, usage_of, without_usage
 from tenancy.call import Usage
 
@@ -61,8 +61,7 @@ class Relay:
             self._sink.write(data)
             return
         shown = [
-            frame if frame.find(MARK) < 0 else chunk(self._without_hidden(frame[frame.index(b"\r\n") + 2 : -2]))
-            for frame in frames_of(data)
+            frame if frame.find(MARK) < 0 else chunk(self._without_hidden(unchunk(frame))) for frame in frames_of(data)
         ]
         if any(shown):
             self._sink.write(b"".join(shown))

@@ -33,9 +33,9 @@ def frames_of(frames: bytes) -> list[bytes]:
     return parts
 
 
-def unchunk(frames: bytes) -> bytes:
-    """The payload of whole chunks."""
-    return b"".join([frame[frame.index(b"\r\n") + 2 : -2] for frame in frames_of(frames)])
+def unchunk(frame: bytes) -> bytes:
+    """The payload of one whole chunk."""
+    return frame[frame.index(b"\r\n") + 2 : -2]
 
 
 def data_of(event: bytes) -> bytes | None:

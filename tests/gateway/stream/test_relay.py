@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 
 from gateway.stream.relay import Relay
-from gateway.stream.sse import chunk, unchunk
+from gateway.stream.sse import chunk
 from tenancy.call import Usage
+from tests.instruments.answers import unchunk
 from tests.instruments.memory_sink import MemorySink
 
 TOKEN = b'data: {"choices":[{"index":0,"delta":{"content":"a \\"usage\\" of words"}}]}\n\n'

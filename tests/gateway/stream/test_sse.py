@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.stream.sse import EventSplitter, chunk, data_of, unchunk
+from gateway.stream.sse import EventSplitter, chunk, data_of, frames_of, unchunk
 
 EVENTS = [b"data: one\n\n", b": ping\n\n", b"data: two\r\n\r\n", b"event: x\ndata: three\n\n", b"data: four\r\r"]
 
@@ -49,7 +49,7 @@ def test_data_is_read_as_the_standard_says(event: bytes, data: bytes | None) -> 
 
 @given(st.lists(st.binary(min_size=1, max_size=300), max_size=8))
 def test_unchunk_undoes_chunk(payloads: list[bytes]) -> None:
-    assert unchunk(b"".join(map(chunk, payloads))) == b"".join(payloads)
+    assert b"".join(map(unchunk, frames_of(b"".join(map(chunk, payloads))))) == b"".join(payloads)
 
 
 def test_an_empty_payload_makes_no_chunk_for_it_would_end_the_body() -> None:
