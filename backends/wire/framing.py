@@ -37,6 +37,8 @@ FAST_BYTES_MAX: Final = 4096  # reads of at least this size take the walk; four 
 FRAME_HEAD_BYTES: Final = 10  # of a frame, compared to know it by: its size line and the name of its first field
 FrameHeads = list[bytes]
 NO_FRAME: Final[FrameHeads] = [b""] * FAST_BYTES_MAX  # no read begins so
+FrameSizes = list[tuple[bytes, int]]
+NO_SIZES: Final[FrameSizes] = [(b"", -1)] * FAST_BYTES_MAX  # no read is so long behind its size line
 
 _DONE: Final = b"e\r\ndata: [DONE]\n\n\r\n"
 _DONE_AND_END: Final = _DONE + b"0\r\n\r\n"
@@ -85,8 +87,21 @@ def frame_heads(*, is_upper: bool, field: bytes) -> FrameHeads:
     return heads
 
 
+@cache
+def frame_sizes(*, is_upper: bool) -> FrameSizes:
+    """For each n < `FAST_BYTES_MAX`: the size line of n bytes that are exactly one chunk, and how many follow it."""
+    sizes = NO_SIZES.copy()
+    form = b"%X\r\n" if is_upper else b"%x\r\n"
+    for size in range(1, FAST_BYTES_MAX):
+        line = form % size
+        if len(line) + size + 2 < FAST_BYTES_MAX:
+            sizes[len(line) + size + 2] = (line, size + 2)
+    return sizes
+
+
 _USUAL_FIELD: Final = b"data: {"
 _USUAL_HEADS: Final = frame_heads(is_upper=False, field=_USUAL_FIELD)
+_USUAL_SIZES: Final = frame_sizes(is_upper=False)
 
 
 def _field_of(frame: bytes, first: int) -> bytes:
@@ -118,6 +133,7 @@ class Framing:
         "_wants_frames",
         "fast_end",
         "fast_heads",
+        "fast_sizes",
         "fault",
         "has_leftover",
         "head",
@@ -134,6 +150,7 @@ class Framing:
         self.has_leftover = False  # bytes came after the answer's end
         self.is_comment = False  # the last payload was comments of an event stream and nothing else
         self.fast_heads = _USUAL_HEADS
+        self.fast_sizes = _USUAL_SIZES
         self.fast_end = b"\n\n\r\n"
         self._wants_frames = frames
         self._reading = _HEAD
@@ -293,7 +310,9 @@ class Framing:
     def _learn(self, frame: bytes, line_end: int) -> None:
         """A read was one chunk and yet took the walk: take its ways for those of this pod from now on."""
         line = frame[:line_end]
-        self.fast_heads = frame_heads(is_upper=line != line.lower(), field=_field_of(frame, line_end + 2))
+        is_upper = line != line.lower()
+        self.fast_heads = frame_heads(is_upper=is_upper, field=_field_of(frame, line_end + 2))
+        self.fast_sizes = frame_sizes(is_upper=is_upper)
         self.fast_end = b"\r\n\r\n\r\n" if frame.endswith(b"\r\n\r\n\r\n") else b"\n\n\r\n"
 
     def _give_up_frames(self, data: bytes, at: int) -> bytes:

@@ -33,6 +33,25 @@ class Timeouts:
     stall: float
 
 
+@dataclass(frozen=True, slots=True)
+class Alike:
+    """A form of frames that need no look: after its size line a chunk is `before`, a text, and `after`, its last CRLF
+    included. Where the text has no quotation mark such a chunk goes to `write` as it came.
+    """
+
+    before: bytes
+    after: bytes
+    write: Callable[[bytes], None]
+
+
+def _unheard(data: bytes) -> None:
+    raise AssertionError(f"{len(data)} bytes of a form that no frame has")
+
+
+NONE_ALIKE: Final = Alike(b"", b"", _unheard)
+"""The form that no frame has."""
+
+
 class Receiver(Protocol):
     """Who takes an answer's bytes. Both are called in the loop turn in which the bytes were read, and must not wait."""
 
@@ -55,6 +74,9 @@ class Carrier(Protocol):
     def deliver_to(self, receiver: Receiver) -> None:
         """From now on the transfer has this receiver; whole frames may go to it directly."""
 
+    def pass_alike(self, form: Alike) -> None:
+        """From now on frames of this form go past the receiver, until another form is told or the answer ends."""
+
     def drop(self) -> None:
         """Close at once and forget the transfer."""
 
@@ -65,8 +87,8 @@ class Transfer:
     `opened` becomes the `Head` once the answer's first data (of a 2xx event stream: its first whole event; comments
     do not count) or its end is here, or the `Outcome` if it failed before. Whoever awaits it may end it himself.
 
-    `pieces` counts the calls of the receiver that carried data (comments do not count), by arrival; `last` and
-    `previous` are the latest two such pieces. `reused`: the connection had carried a request before.
+    `pieces` counts what came that carried data (comments do not count), by arrival. Of these `alike` went past the
+    receiver (`pass_alike`). `reused`: the connection had carried a request before.
 
     `is_open`: its first data has come.
 
@@ -85,19 +107,21 @@ class Transfer:
         "_held",
         "_held_bytes",
         "_is_paused",
+        "_last",
+        "_noted",
+        "_noted_at",
         "_outcome",
+        "_previous",
         "_quiet_ticks",
         "_receiver",
         "_seen_pieces",
         "_timeouts",
         "_timer",
+        "alike",
         "is_open",
         "is_sent",
         "on_carried",
-        "last",
         "opened",
-        "pieces",
-        "previous",
         "reused",
     )
 
@@ -107,8 +131,10 @@ class Transfer:
         self.is_sent = False
         self.on_carried: Callable[[bool], None] | None = None
         self.reused = False
-        self.pieces = 0
-        self.last = self.previous = b""
+        self.alike = 0
+        self._noted = 0
+        self._noted_at = 0  # what `alike` was then
+        self._last = self._previous = b""
         self._call_later = call_later
         self._timeouts = timeouts
         self._timer: Timer | None = None  # while a connection is made; later the carrier keeps time
@@ -125,6 +151,19 @@ class Transfer:
         self._quiet_ticks = 0
 
     # For whoever sent the request
+
+    @property
+    def pieces(self) -> int:
+        """How many pieces have come."""
+        return self._noted + self.alike
+
+    @property
+    def last_two(self) -> tuple[bytes, bytes]:
+        """The latest two pieces, the older one first; empty for what went past the receiver, which is kept nowhere."""
+        since = self.alike - self._noted_at
+        if since == 0:
+            return self._previous, self._last
+        return (self._last if since == 1 else b""), b""
 
     @property
     def is_over(self) -> bool:
@@ -158,6 +197,11 @@ class Transfer:
             if held_bytes > HELD_BYTES_MAX:  # else nothing changes
                 self._settle_reading()
         return ended
+
+    def pass_alike(self, form: Alike) -> None:
+        """Have frames of this form go past the receiver from now on; they are counted in `alike`."""
+        if self._carrier is not None:
+            self._carrier.pass_alike(form)
 
     def pause(self) -> None:
         """Read no more from the pod for now: whoever takes the answer cannot keep up. Time spent so is no stall."""
@@ -225,12 +269,17 @@ class Transfer:
         if not is_whole and self._carrier is not None:
             self._carrier.expire_in(self._timeouts.stall / STALL_TICKS)
 
+    def note(self, data: bytes) -> None:
+        """This piece goes to the receiver."""
+        self._noted += 1
+        self._previous = self._last if self._noted_at == self.alike else b""
+        self._noted_at = self.alike
+        self._last = data
+
     def take(self, data: bytes, *, is_frames: bool, is_comment: bool) -> None:
-        """A piece of the body has come, by any but the connection's fast way."""
+        """A piece of the body has come, by any but the connection's fast ways."""
         if not is_comment:
-            self.pieces += 1
-            self.previous = self.last
-            self.last = data
+            self.note(data)
         receiver = self._receiver
         if receiver is None:
             self._held.append((is_frames, data))

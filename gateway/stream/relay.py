@@ -1,15 +1,18 @@
 """The fast way from a pod to a client: the pod's own bytes, passed on as whole events.
 
 The wire cuts what it reads at the last event that ends a chunk, so the relay neither parses nor re-frames: it looks
-for `"usage"`, counts events and writes. Where the pod's framing cannot be kept (no chunks, chunks that do not end
-with events, a client of HTTP/1.0) the same relay takes payload, cuts it into events and frames them anew.
+for `"usage"`, counts events and writes. Nearly all events of an answer differ in their text alone: once it has seen
+one, it has the wire pass on others of that form without a look. Where the pod's framing cannot be kept (no chunks,
+chunks that do not end with events, a client of HTTP/1.0) the same relay takes payload, cuts it into events and frames
+them anew.
 """
 
 from __future__ import annotations
 
 import re
-from typing import Protocol
+from typing import Final, Protocol
 
+from backends.wire.transfer import NONE_ALIKE, Alike
 from gateway.stream.sink import Sink
 from gateway.stream.sse import EventSplitter, chunk, data_of, frames_of, unchunk
 from gateway.stream.usage import MARK, has_usage, usage_of, without_usage
@@ -20,15 +23,21 @@ _DONE = b"data: [DONE]"
 _REASON = re.compile(rb'"finish_reason": ?"')
 _END = re.compile(rb'"finish_reason": ?"|data:\[DONE\]')
 
+# An event's text, as the only member of its delta that grows. Not one that is empty: often another member has the text.
+_TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content)": ?"([^"\\]+)"(?! ?:)')
+_TRIES: Final = 8  # to find a form that fits, before the events of an answer count as all different
+
 
 class Source(Protocol):
     """Where the pieces come from: a transfer, which keeps the last two of them anyway."""
 
     @property
-    def last(self) -> bytes: ...
+    def last_two(self) -> tuple[bytes, bytes]: ...
 
     @property
-    def previous(self) -> bytes: ...
+    def alike(self) -> int: ...
+
+    def pass_alike(self, form: Alike) -> None: ...
 
     def abort(self) -> None: ...
 
@@ -36,11 +45,22 @@ class Source(Protocol):
 class Relay:
     """Passes one attempt's events to a sink, and judges at the end how it ended.
 
-    `shows_usage` says whether the client asked for usage; if not, the event that carries it is kept back. `events`
-    counts events with data. An event out of bounds aborts the source; `overflow` then says so.
+    `shows_usage` says whether the client asked for usage; if not, the event that carries it is kept back. An event out
+    of bounds aborts the source; `overflow` then says so.
     """
 
-    __slots__ = ("_ends", "_shows_usage", "_sink", "_source", "_splitter", "events", "overflow", "usage")
+    __slots__ = (
+        "_alike_before",
+        "_ends",
+        "_seen",
+        "_shows_usage",
+        "_sink",
+        "_source",
+        "_splitter",
+        "_tries",
+        "overflow",
+        "usage",
+    )
 
     def __init__(self, sink: Sink, source: Source, *, shows_usage: bool) -> None:
         self._sink = sink
@@ -48,17 +68,27 @@ class Relay:
         self._shows_usage = shows_usage
         self._splitter: EventSplitter | None = None
         self._ends = (b"", b"")
-        self.events = 0
+        self._seen = 0
+        self._tries = _TRIES
+        self._alike_before = 0
         self.usage: Usage | None = None
         self.overflow = ""
+
+    @property
+    def events(self) -> int:
+        """Events with data that have come."""
+        return self._seen + self._source.alike
 
     def frames(self, data: bytes) -> None:
         """Hot: whole chunks that end with an event."""
         # In generated text a line's end is escaped, so this stands before an event's data only.
-        self.events += data.count(b"\ndata:")
+        events = data.count(b"\ndata:")
+        self._seen += events
         # Not `in`: it takes what it looks for as a number first, and drops the TypeError; 0.2 µs.
         if data.find(MARK) < 0 or not has_usage(data):
             self._sink.write(data)
+            if events == 1 and self._tries:
+                self._learn(data)
             return
         shown = [
             frame if frame.find(MARK) < 0 else chunk(self._without_hidden(unchunk(frame))) for frame in frames_of(data)
@@ -73,7 +103,7 @@ class Relay:
         try:
             for event in self._splitter.feed(data):
                 if data_of(event) is not None:
-                    self.events += 1
+                    self._seen += 1
                     self._ends = (self._ends[1], event)
                 shown = self._without_hidden(event) if MARK in event and has_usage(event) else event
                 if shown:
@@ -81,6 +111,24 @@ class Relay:
         except ValueError as fault:
             self.overflow = str(fault)
             self._source.abort()
+
+    def _learn(self, data: bytes) -> None:
+        """Have others go past here that are like this one event but for their text: two thirds of a chunk's cost.
+
+        Of those it is known that they are one event each, and without usage, finish or error: neither stands around
+        the text, which is a value, and without a quotation mark it cannot bring one.
+        """
+        alike = self._source.alike
+        if alike - self._alike_before < _TRIES:  # the last form fitted to few
+            self._tries -= 1
+        self._alike_before = alike
+        if not self._tries:
+            self._source.pass_alike(NONE_ALIKE)  # to look for a form that never fits is a tenth of a chunk
+            return
+        text = _TEXT.search(data)
+        if text is not None and _END.search(data) is None and data.find(_ERROR) < 0:
+            before = data[data.index(b"\r\n") + 2 : text.start(1)]
+            self._source.pass_alike(Alike(before, data[text.end(1) :], self._sink.write))
 
     def _without_hidden(self, payload: bytes) -> bytes:
         """Events among which one has usage: that is kept for the settling, and hidden from who did not ask."""
@@ -118,4 +166,4 @@ class Relay:
         return last.find(_ERROR) >= 0 or before.find(_ERROR) >= 0
 
     def _last_two(self) -> tuple[bytes, bytes]:
-        return (self._source.previous, self._source.last) if self._splitter is None else self._ends
+        return self._source.last_two if self._splitter is None else self._ends

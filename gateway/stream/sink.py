@@ -56,7 +56,8 @@ class Sink(Protocol):
     def write(self) -> Callable[[bytes], None]:
         """Hot. Sends whole events, framed if `is_framed`. Never waits; a full client pauses the flow instead.
 
-        To be looked up anew for each write, and not called for a client that has left.
+        Not called for a client that has left. To be looked up anew for each write until the first events are out; from
+        then on it stays the same.
         """
 
     def gather(self) -> None:

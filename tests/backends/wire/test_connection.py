@@ -12,12 +12,14 @@ from types import FrameType
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from backends.outcome import Ending, Outcome
 from backends.wire.connection import STEPS, Connection, State
 from backends.wire.head import Head
 from backends.wire.pool import Pool
-from backends.wire.transfer import HELD_BYTES_MAX, Timeouts, Transfer
+from backends.wire.transfer import HELD_BYTES_MAX, NONE_ALIKE, Alike, Timeouts, Transfer
 from tests.instruments.answers import (
     ANSWERS,
     STREAM_HEAD,
@@ -54,7 +56,7 @@ class Taker:
         self._at_once = at_once
 
     def frames(self, data: bytes) -> None:
-        assert all(kind == "frames" for kind, _ in self.pieces), "no frames after payload"
+        assert all(kind != "payload" for kind, _ in self.pieces), "no frames after payload"
         assert unchunk(data).endswith(EVENT_ENDS)
         self._take("frames", data)
 
@@ -254,7 +256,7 @@ async def test_what_came_before_the_receiver_is_handed_over_in_order_and_then_th
         ("payload", b"\n\n"),
     ]
     assert ended.result() == Outcome(Ending.COMPLETE, 200)
-    assert (transfer.last, transfer.previous) == (b"\n\n", b"data: c")
+    assert transfer.last_two == (b"data: c", b"\n\n")
 
 
 # ---- the fast way
@@ -277,10 +279,131 @@ async def test_a_token_costs_two_calls() -> None:
         line.protocol.data_received(frame)
     finally:
         sys.setprofile(None)
-    assert calls[:2] == ["Connection.data_received", "Taker.frames"]
-    assert not [call for call in calls if call.startswith(("Framing", "Transfer", "Connection._"))]
+    assert calls[:3] == ["Connection.data_received", "Transfer.note", "Taker.frames"]
+    assert not [call for call in calls if call.startswith(("Framing", "Connection._"))]
     assert transfer.pieces == 2
-    assert (transfer.last, transfer.previous) == (frame, chunk(token("a")))
+    assert transfer.last_two == (chunk(token("a")), frame)
+
+
+async def test_a_token_of_a_form_that_is_known_costs_one_call() -> None:
+    world = World()
+    taker = Taker()
+    transfer, line, _ = await world.stream(taker)
+    written: list[bytes] = []
+    transfer.pass_alike(form_of(token("a"), b"a", written.append))
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, _argument: Any) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        line.protocol.data_received(chunk(token("b")))
+    finally:
+        sys.setprofile(None)
+    assert [call for call in calls if call.startswith(("Framing", "Transfer", "Connection", "Taker"))] == [
+        "Connection.data_received"
+    ]
+    assert written == [chunk(token("b"))]
+    assert (transfer.pieces, transfer.alike) == (2, 1)
+    assert len(taker.pieces) == 1
+
+
+async def test_only_whole_frames_of_the_form_go_past_the_receiver_whatever_comes_between() -> None:
+    world = World()
+    taker = Taker()
+    transfer, line, ended = await world.stream(taker)
+    passed: list[tuple[str, bytes]] = taker.pieces
+    transfer.pass_alike(form_of(token("a"), b"a", lambda data: passed.append(("alike", data))))
+    frames = [chunk(token(text)) for text in ("b", "", "c" * 300, 'd\\"', "e" * 5000, "f", "g", "h" * 16, "i")]
+    for frame in frames[:5]:
+        line.say(frame)
+    line.say(frames[5] + frames[6])
+    line.say(frames[7][:30])
+    line.say(frames[7][30:])
+    line.say(frames[8])
+    kinds = ["frames", "alike", "alike", "alike", "frames", "frames", "frames", "frames", "alike"]
+    assert [kind for kind, _ in taker.pieces] == kinds
+    assert b"".join(data for _, data in taker.pieces) == chunk(token("a")) + b"".join(frames)
+    assert transfer.pieces == len(kinds)
+    line.say(TERMINATOR)
+    assert ended.result() == Outcome(Ending.COMPLETE, 200)
+
+
+@pytest.mark.parametrize(
+    ("said", "last_two"),
+    [
+        ("ab", (chunk(token("a")), b"")),
+        ("abc", (b"", b"")),
+        ("a*", (chunk(token("a")), chunk(token("*") * 2))),
+        ("ab*", (b"", chunk(token("*") * 2))),
+        ("ab**", (chunk(token("*") * 2), chunk(token("*") * 2))),
+        ("ab*c", (chunk(token("*") * 2), b"")),
+        ("ab*cd", (b"", b"")),
+        ("ab*cd*", (b"", chunk(token("*") * 2))),
+    ],
+)
+async def test_of_the_last_two_pieces_those_are_kept_that_the_receiver_got(
+    said: str, last_two: tuple[bytes, bytes]
+) -> None:
+    world = World()
+    transfer, line, _ = await world.stream(Taker())
+    transfer.pass_alike(form_of(token("a"), b"a", lambda _: None))
+    for text in said[1:]:
+        line.say(chunk(token(text) * (2 if text == "*" else 1)))
+    assert transfer.last_two == last_two
+
+
+async def test_a_form_is_of_its_answer_alone_and_forgotten_with_it() -> None:
+    world = World()
+    first, line, _ = await world.stream(Taker())
+    written: list[bytes] = []
+    first.pass_alike(form_of(token("a"), b"a", written.append))
+    line.say(TERMINATOR)
+    taker = Taker()
+    second, line, _ = await world.stream(taker)
+    assert second.reused
+    line.say(chunk(token("b")))
+    assert len(taker.pieces) == 2
+    second.pass_alike(form_of(token("a"), b"a", written.append))
+    second.pass_alike(NONE_ALIKE)
+    line.say(chunk(token("c")))
+    assert len(taker.pieces) == 3
+    second.pass_alike(form_of(token("a"), b"a", written.append))
+    second.abort()
+    second.pass_alike(form_of(token("a"), b"a", written.append))
+    line.protocol.data_received(chunk(token("d")))
+    assert written == []
+
+
+@given(
+    size=st.integers(0, 80),
+    parts=st.lists(st.sampled_from([b"data: {", b'"}\n\n', b"\r\n", b"x", b'"', b"5\r\n", b"\n"]), max_size=6),
+    is_upper=st.booleans(),
+)
+async def test_what_goes_past_the_receiver_is_one_chunk_that_ends_as_the_form_does(
+    size: int, parts: list[bytes], is_upper: bool
+) -> None:
+    world = World()
+    taker = Taker()
+    transfer, line, _ = await world.stream(taker)
+    written: list[bytes] = []
+    transfer.pass_alike(Alike(b"data: {", b'"}\n\n\r\n', written.append))
+    said = (b"%X" if is_upper else b"%x") % size + b"\r\n" + b"".join(parts) + b'"}\n\n\r\n'
+    line.say(said)
+    for data in written:
+        payload = unchunk(data)
+        assert data == chunk(payload)
+        assert payload.startswith(b"data: {")
+        assert payload.endswith(b'"}\n\n')
+        assert b'"' not in payload[7:-4]
+
+
+def form_of(event: bytes, text: bytes, write: Callable[[bytes], None]) -> Alike:
+    """The form of frames that are like `event` but for `text` in it."""
+    before, _, after = event.rpartition(text)
+    return Alike(before, after + b"\r\n", write)
 
 
 async def test_the_fast_way_and_the_long_way_may_alternate() -> None:

@@ -1,7 +1,12 @@
 from __future__ import annotations
 
-import pytest
+import json
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from backends.wire.transfer import NONE_ALIKE, Alike
 from gateway.stream.relay import Relay
 from gateway.stream.sse import chunk
 from tenancy.call import Usage
@@ -20,9 +25,14 @@ class Started:
     def __init__(self, *, shows_usage: bool = False, is_framed: bool = True) -> None:
         self.sink = MemorySink(is_framed=is_framed)
         self.sink.is_started = True
-        self.last = self.previous = b""
+        self.last_two = (b"", b"")
+        self.alike = 0
+        self.forms: list[Alike] = []
         self.aborts = 0
         self.relay = Relay(self.sink, self, shows_usage=shows_usage)
+
+    def pass_alike(self, form: Alike) -> None:
+        self.forms.append(form)
 
     def abort(self) -> None:
         self.aborts += 1
@@ -30,7 +40,7 @@ class Started:
     def feed(self, mode: str, *pieces: bytes) -> None:
         for piece in pieces:
             framed = chunk(piece) if mode == "frames" else piece
-            self.previous, self.last = self.last, framed
+            self.last_two = (self.last_two[1], framed)
             if mode == "frames":
                 self.relay.frames(framed)
             else:
@@ -65,8 +75,8 @@ def test_usage_in_an_event_that_says_more_is_taken_out_of_it(mode: str) -> None:
 
 def test_usage_among_other_events_of_one_piece_is_found() -> None:
     made = Started()
-    made.last = chunk(TOKEN + FINISH) + chunk(USAGE + DONE)
-    made.relay.frames(made.last)
+    made.last_two = (b"", chunk(TOKEN + FINISH) + chunk(USAGE + DONE))
+    made.relay.frames(made.last_two[1])
     assert made.relay.usage == Usage(5, 2)
     assert made.sink.payload == TOKEN + FINISH + DONE
     assert made.relay.has_finished
@@ -129,3 +139,101 @@ def test_events_are_counted_however_many_come_at_once(mode: str) -> None:
     made = Started()
     made.feed(mode, TOKEN, TOKEN + TOKEN + FINISH, DONE)
     assert made.relay.events == 5
+
+
+# ---- events that differ in their text alone
+
+
+def spoken(text: str, **more: object) -> bytes:
+    """An event as vLLM writes it."""
+    choice = {"index": 0, "delta": {"content": text}, "logprobs": None, "finish_reason": None, **more}
+    event = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+    return b"data: " + json.dumps(event, separators=(",", ":")).encode() + b"\n\n"
+
+
+def test_events_like_the_first_one_with_text_go_past_the_relay() -> None:
+    made = Started()
+    role = spoken("").replace(b'"content":""', b'"role":"assistant","content":""')
+    made.feed("frames", role, spoken("Down"))
+    (form,) = made.forms
+    assert form.before + b"Down" + form.after == spoken("Down") + b"\r\n"
+    form.write(chunk(spoken(" the")))
+    made.alike += 1
+    assert made.sink.payload == role + spoken("Down") + spoken(" the")
+    assert made.relay.events == 3
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        spoken(""),
+        spoken('said "so'),
+        spoken("end", finish_reason="stop"),
+        spoken("text").replace(b"}\n", b',"usage":{"prompt_tokens":1,"completion_tokens":1}}\n'),
+        b'data: {"error":{"message":"x","content":"y"}}\n\n',
+        b'data: {"content":"key":1}\n\n',
+        DONE,
+        spoken("one") + spoken("two"),
+    ],
+    ids=["empty", "quoted", "finish", "usage", "error", "key", "done", "two"],
+)
+def test_no_form_is_made_of_an_event_that_has_more_to_say(event: bytes) -> None:
+    made = Started()
+    made.feed("frames", event)
+    assert made.forms == []
+
+
+def test_a_null_usage_in_each_event_is_part_of_the_form() -> None:
+    made = Started()
+    made.feed("frames", spoken("a").replace(b"}\n", b',"usage":null}\n'))
+    assert len(made.forms) == 1
+
+
+def test_a_form_is_looked_for_again_while_forms_fit_and_no_more_where_none_does() -> None:
+    made = Started()
+    for number in range(100):  # each second another time of creation, as SGLang writes it
+        made.feed("frames", spoken("a").replace(b'"created":1', b'"created":%d' % number))
+        made.alike += 20
+    assert len(made.forms) == 100
+    made = Started()
+    for number in range(100):
+        made.feed("frames", spoken("a", logprobs=number))
+    assert len(made.forms) == 8
+    assert made.forms[-1] is NONE_ALIKE
+
+
+KEYS = st.sampled_from(["content", "text", "reasoning", "role", "usage", "finish_reason", "error", "data:"])
+VALUES = st.recursive(
+    st.none() | st.integers(0, 9) | st.text(max_size=6) | st.sampled_from(["usage", "stop", "data: [DONE]", ":", '"']),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(event=st.dictionaries(KEYS, VALUES, min_size=1, max_size=4), text=st.text(max_size=9), spaced=st.booleans())
+def test_what_fits_a_form_is_one_event_without_usage_finish_or_error(
+    event: dict[str, object], text: str, spaced: bool
+) -> None:
+    made = Started()
+    made.feed(
+        "frames", b"data: " + json.dumps(event, separators=(", ", ": ") if spaced else (",", ":")).encode() + b"\n\n"
+    )
+    for form in made.forms:
+        for said in (text, "usage", "error", "finish_reason", "\\"):
+            payload = form.before + json.dumps(said)[1:-1].replace('\\"', "").encode() + form.after[:-2]
+            told = json.loads(payload[6:])
+            plain = Started()
+            plain.feed("frames", payload)
+            assert plain.relay.events == 1
+            assert plain.relay.usage is None
+            assert plain.sink.payload == payload
+            assert not plain.relay.has_finished
+            assert not plain.relay.has_error
+            assert keys_of(told) == keys_of(event)
+
+
+def keys_of(value: object) -> list[object]:
+    """All keys of a JSON value, in order."""
+    if isinstance(value, dict):
+        return [key for name, inner in value.items() for key in (name, *keys_of(inner))]
+    return [key for inner in value for key in keys_of(inner)] if isinstance(value, list) else []
