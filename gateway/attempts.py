@@ -96,7 +96,9 @@ class Attempts:
         request = pod.engine.request(call, pod.pod, lease.output_tokens)
         number = next(self._numbers)
         is_countable = call.streamed or request.as_stream
-        transfer = self._pool(name, pod.url).send(request, frames=call.streamed and sink.is_framed)
+        # An answer that is put together here keeps no frames, but as such its chunks come past all parsing.
+        is_framed = sink.is_framed if call.streamed else request.as_stream
+        transfer = self._pool(name, pod.url).send(request, frames=is_framed)
         del request  # with the prompt in it, and a stream may be long
         open_here = self._open.setdefault(name, {})
         open_here[number] = transfer

@@ -69,9 +69,15 @@ class EventSplitter:
         # An end may have come in two pieces: look again at the last three bytes of what waited.
         search_from = max(0, len(self._rest) - 3)
         start = 0
-        for end in _END.finditer(body, search_from):
-            yield body[start : end.end()]
-            start = end.end()
+        if body.find(b"\r") < 0:  # as nearly always; the pattern takes 50 times as long a byte
+            while (end := body.find(b"\n\n", search_from)) >= 0:
+                search_from = end + 2
+                yield body[start:search_from]
+                start = search_from
+        else:
+            for match in _END.finditer(body, search_from):
+                yield body[start : match.end()]
+                start = match.end()
         self._rest = body[start:]
         if len(self._rest) > self._limit_bytes:
             raise ValueError(f"an event of more than {self._limit_bytes} bytes")
