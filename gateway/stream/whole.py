@@ -227,7 +227,7 @@ class Assembled:
             choice["finish_reason"] = piece["finish_reason"]
             self.has_finished = True
         if isinstance(piece.get("logprobs"), dict):
-            _merge(choice.setdefault("logprobs", {}), piece["logprobs"])
+            _merge_logprobs(choice.setdefault("logprobs", {}), piece["logprobs"])
         if self._kind is Kind.CHAT:
             _merge(choice.setdefault("message", {"role": "assistant", "content": None}), piece.get("delta") or {})
         else:
@@ -298,6 +298,22 @@ def _merge(whole: dict[str, Any], delta: dict[str, Any]) -> None:
             _merge(whole[name], value)
         else:
             whole[name] = value
+
+
+def _merge_logprobs(whole: dict[str, Any], delta: dict[str, Any]) -> None:
+    """As `_merge`, but the items of lists are kept as the JSON that they become.
+
+    With the 20 likeliest tokens beside it, a token takes 1.8 KB so, and 8.4 KB as objects.
+    """
+    for name, items in delta.items():
+        if not isinstance(items, list) or not items:
+            continue
+        if any(isinstance(item, dict) and item.get("index") is not None for item in items):  # no pod's known to us
+            if isinstance(whole.get(name), list):
+                whole[name] = msgspec.json.decode(msgspec.json.encode(whole[name]))
+        else:
+            delta = {**delta, name: [msgspec.Raw(msgspec.json.encode(items)[1:-1])]}
+    _merge(whole, delta)
 
 
 def _merge_lists(before: list[Any], delta: list[Any]) -> list[Any]:

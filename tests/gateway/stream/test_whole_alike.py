@@ -164,6 +164,31 @@ def test_line_ends_too_many_at_a_frames_end_change_nothing(line_ends: bytes) -> 
     assert taken(Assembled, Kind.CHAT, frames) == taken(EveryEventRead, Kind.CHAT, one_by_one(payloads))
 
 
+# ---- logprobs, kept as JSON
+
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), st.integers(-(2**70), 2**70), st.floats(allow_nan=False, allow_infinity=False))
+    | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["token", "bytes"]), inner, max_size=2),
+    max_leaves=5,
+)
+items = st.one_of(values, st.fixed_dictionaries({"index": st.sampled_from([None, 0, 1]), "token": values}))
+logprobs = st.dictionaries(
+    st.sampled_from(["content", "refusal", "tokens"]), st.one_of(st.lists(items, max_size=3), values), max_size=3
+)
+
+
+@given(kinds, st.lists(logprobs, max_size=6))
+def test_logprobs_are_what_they_are_as_objects(kind: Kind, deltas: list[dict[str, Any]]) -> None:
+    """To the byte, also where lists change to other things, and items have an index."""
+    pieces = [{"choices": [{"index": 0, "delta": {"content": "x"}, "text": "x", "logprobs": one}]} for one in deltas]
+    events = one_by_one([b"data: " + json.dumps(piece).encode() + b"\n\n" for piece in pieces])
+    kept_as_json = taken(Assembled, kind, events)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gateway.stream.whole._merge_logprobs", whole._merge)
+        assert kept_as_json == taken(Assembled, kind, events)
+
+
 # ---- that it is used, and its bounds
 
 
