@@ -5,9 +5,10 @@ own pace, never two polls of one pod at once. `poke` asks at once: when an attem
 was left at a pod and waits for it to let go; then the asking goes on by itself, at growing distances, until nothing is
 open there.
 
-Pods are asked through httpx, never through the pool that carries calls: a probe must not wait behind a call or take its
-connection. A pod that cannot be reached, answers nonsense or answers too late is a finding, not an error; no answer
-ends the loop. What a pod is (`engine` left out of the file) is asked here, too, once a life.
+Each pod is asked over a connection of its own (`backends.inquiry`), never over those that carry calls: a probe must not
+wait behind a call or take its connection. A pod that cannot be reached, answers nonsense or answers too late is a
+finding, not an error; no answer ends the loop. What a pod is (`engine` left out of the file) is asked here, too, once a
+life.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from random import Random
-
-import httpx
 
 from backends.engines.engine import Engine, Reading
 from backends.engines.known import RECOGNITION_PATHS, recognise
 from backends.fleet import Fleet, FleetPod, PodState
+from backends.inquiry import Inquiry, Unanswered
+from backends.wire.deadline import CallLater
 
 FOLLOW_UP_SECONDS = (0.005, 0.005, 0.01, 0.01, 0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.0)
 """How long after a poll a pod is asked again while something there is closing, or while it starts or fails; a poke
@@ -29,8 +31,6 @@ begins anew."""
 
 CLOSEST_SECONDS = 0.005
 """No two polls of one pod begin closer than this, however often it is poked."""
-
-LARGEST_ANSWER_BYTES = 4 * 1024 * 1024
 
 _UNSETTLED = frozenset({PodState.STARTING, PodState.FAILING})
 
@@ -45,13 +45,14 @@ class Pace:
     at_once: int = 64
     """Regular polls under way at one time, over all pods; pokes do not queue behind them."""
     most_per_second: float = 100.0
-    """Regular polls of all pods together: a poll costs 1 ms of CPU, so from 50 pods on each is asked less often."""
+    """Regular polls of all pods together: they cost CPU, so from 50 pods on each is asked less often."""
 
 
 @dataclass(slots=True)
 class _Watch:
     """One pod's task, and what it must not forget between polls."""
 
+    inquiry: Inquiry
     poked: asyncio.Event = field(default_factory=asyncio.Event)
     follow_up: int | None = None
     """Which of `FOLLOW_UP_SECONDS` comes next, while a poke is followed up."""
@@ -79,24 +80,25 @@ class Health:
         fleet: Fleet,
         *,
         clock: Callable[[], float],
+        call_later: CallLater,
         random: Random,
         pace: Pace | None = None,
         on_reading: Callable[[str, Reading], None] = lambda _pod, _reading: None,
         is_closing: Callable[[str], bool] = lambda _pod: False,
     ) -> None:
-        """Probes for `fleet`; nothing is asked before `run`.
+        """Probes for `fleet`; nothing is asked before `run`. `clock` and `call_later` are the loop's.
 
         `on_reading(pod, reading)` gets every reading after the fleet has it; `is_closing(pod)` says whether the
         pod should be asked often.
         """
         self._fleet = fleet
         self._clock = clock
+        self._call_later = call_later
         self._random = random
         self._pace = pace or Pace()
         self._on_reading = on_reading
         self._is_closing = is_closing
         self._watches: dict[str, _Watch] = {}
-        self._clients: dict[str, httpx.AsyncClient] = {}
         self._places = asyncio.Semaphore(self._pace.at_once)
         self._wake = asyncio.Event()
 
@@ -122,16 +124,15 @@ class Health:
             while True:
                 self._wake.clear()
                 self._follow_fleet()
-                await _set_or_late(self._wake, self._pace.reading_seconds)
+                await _set_or_late(self._wake, self._pace.reading_seconds, self._call_later)
         finally:
             tasks = [watch.task for watch in self._watches.values() if watch.task is not None]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+            for watch in self._watches.values():
+                watch.inquiry.close()
             self._watches.clear()
-            for client in self._clients.values():
-                await client.aclose()
-            self._clients.clear()
 
     # ---- one pod
 
@@ -139,7 +140,8 @@ class Health:
         for name in self._fleet.pods:
             watch = self._watches.get(name)
             if watch is None:
-                watch = self._watches[name] = _Watch()
+                inquiry = Inquiry(clock=self._clock, call_later=self._call_later, seconds=self._pace.timeout_seconds)
+                watch = self._watches[name] = _Watch(inquiry)
                 watch.task = asyncio.create_task(self._watch(name, watch), name=f"health of {name}")
 
     async def _watch(self, name: str, watch: _Watch) -> None:
@@ -151,9 +153,10 @@ class Health:
                         await self._poll(name, pod, watch)
                 else:
                     await self._poll(name, pod, watch)
-            except Exception as error:  # a bug, ours or httpx's: it must not make the gateway blind to a pod for good
+            except Exception as error:  # a bug: it must not make the gateway blind to a pod for good
                 self._fleet.failed(name, f"probing it broke: {error!r}")
             await self._rest(name, pod, watch)
+        watch.inquiry.close()
         del self._watches[name]
 
     async def _rest(self, name: str, pod: FleetPod, watch: _Watch) -> None:
@@ -168,7 +171,7 @@ class Health:
             least = len(self._fleet.pods) / self._pace.most_per_second
             pace = max(self._pace.reading_seconds, least)
             seconds = pace * self._random.uniform(0.9, 1.1)  # so that polls spread out
-        await _set_or_late(watch.poked, seconds)
+        await _set_or_late(watch.poked, seconds, self._call_later)
         early = watch.asked_at + CLOSEST_SECONDS - self._clock()
         if early > 0:
             await asyncio.sleep(early)
@@ -176,6 +179,7 @@ class Health:
     async def _poll(self, name: str, pod: FleetPod, watch: _Watch) -> None:
         url = pod.url
         if url is None:
+            watch.inquiry.close()
             return
         if watch.life != pod.life:
             watch.life, watch.healthy_at = pod.life, float("-inf")
@@ -189,9 +193,9 @@ class Health:
         )
         watch.is_doubted = False
         try:
-            engine = pod.engine or await self._recognise(pod, url)
+            engine = pod.engine or await self._recognise(pod, url, watch)
             if is_due:
-                await self._ask_health(pod, url, engine)
+                await self._ask_health(pod, url, engine, watch)
             reading = await self._ask_reading(pod, url, engine, watch)
         except _Unwell as error:
             if self._is_same(name, pod, life):
@@ -214,27 +218,27 @@ class Health:
 
     # ---- what is asked
 
-    async def _recognise(self, pod: FleetPod, url: str) -> Engine:
+    async def _recognise(self, pod: FleetPod, url: str, watch: _Watch) -> Engine:
         answers = {}
         for path in RECOGNITION_PATHS:
-            status, body = await self._get(pod, url, path)
-            if status == httpx.codes.SERVICE_UNAVAILABLE:
+            status, body = await self._get(pod, url, path, watch)
+            if status == HTTPStatus.SERVICE_UNAVAILABLE:
                 raise _Unwell(f"GET {path} answered 503: still starting", is_certain=False)
-            if status == httpx.codes.OK:
+            if status == HTTPStatus.OK:
                 answers[path] = body
         return recognise(answers)
 
-    async def _ask_health(self, pod: FleetPod, url: str, engine: Engine) -> None:
-        status, body = await self._get(pod, url, engine.health_path)
-        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+    async def _ask_health(self, pod: FleetPod, url: str, engine: Engine, watch: _Watch) -> None:
+        status, body = await self._get(pod, url, engine.health_path, watch)
+        if status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise _Unwell(f"GET {engine.health_path} answered {status}: the pod does not accept its `apiKey`")
         # what publishes nothing may know no health path either: any answer of its own says that it is there
-        if status >= httpx.codes.INTERNAL_SERVER_ERROR or (engine.probes and not httpx.codes.is_success(status)):
+        if status >= HTTPStatus.INTERNAL_SERVER_ERROR or (engine.probes and not 200 <= status < 300):
             said = body[:200].decode(errors="replace").strip()
             # a 503 is how servers say that they are still loading
             raise _Unwell(
                 f"GET {engine.health_path} answered {status}: {said}",
-                is_certain=status != httpx.codes.SERVICE_UNAVAILABLE or pod.state is not PodState.STARTING,
+                is_certain=status != HTTPStatus.SERVICE_UNAVAILABLE or pod.state is not PodState.STARTING,
             )
 
     async def _ask_reading(self, pod: FleetPod, url: str, engine: Engine, watch: _Watch) -> Reading | None:
@@ -248,53 +252,31 @@ class Health:
             if probe.path in answers or probe.only_without in answers:
                 continue
             try:
-                status, body = await self._get(pod, url, probe.path)
+                status, body = await self._get(pod, url, probe.path, watch)
             except _Unwell as error:
                 if error.is_certain or pod.state is not PodState.READY:
                     raise
                 return None
-            if status == httpx.codes.OK:
+            if status == HTTPStatus.OK:
                 answers[probe.path] = body
                 if probe.once:
                     watch.answers_once[probe.path] = body
         return engine.read(answers, asked_at)
 
-    async def _get(self, pod: FleetPod, url: str, path: str) -> tuple[int, bytes]:
-        headers = {} if pod.pod.api_key is None else {"authorization": f"Bearer {pod.pod.api_key}"}
+    async def _get(self, pod: FleetPod, url: str, path: str, watch: _Watch) -> tuple[int, bytes]:
         try:
-            async with (
-                asyncio.timeout(self._pace.timeout_seconds),
-                self._client(url).stream("GET", url.rstrip("/") + path, headers=headers) as answer,
-            ):
-                body = bytearray()
-                async for piece in answer.aiter_bytes():
-                    body += piece
-                    if len(body) > LARGEST_ANSWER_BYTES:
-                        raise _Unwell(f"GET {path} answered more than {LARGEST_ANSWER_BYTES} bytes")
-                return answer.status_code, bytes(body)
-        except TimeoutError:
-            raise _Unwell(f"GET {path}: no answer in {self._pace.timeout_seconds:g} s", is_certain=False) from None
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
-            raise _Unwell(f"GET {path}: {error or type(error).__name__}") from error
-
-    def _client(self, url: str) -> httpx.AsyncClient:
-        """One client for plain URLs and one for TLS, made when first needed: loading the system's CAs takes 20 ms."""
-        scheme = url.partition(":")[0].lower()
-        client = self._clients.get(scheme)
-        if client is None:
-            client = self._clients[scheme] = httpx.AsyncClient(
-                verify=scheme == "https",
-                trust_env=False,  # no proxy between the gateway and its pods
-                timeout=None,  # `_get` bounds the whole answer, a trickle too
-                limits=httpx.Limits(max_connections=None, max_keepalive_connections=None, keepalive_expiry=30.0),
-                headers={"user-agent": "penstock", "accept-encoding": "identity"},
-            )
-        return client
+            return await watch.inquiry.get(url, path, api_key=pod.pod.api_key)
+        except Unanswered as error:
+            raise _Unwell(str(error), is_certain=not error.is_late) from None
 
 
-async def _set_or_late(event: asyncio.Event, seconds: float) -> None:
+async def _set_or_late(event: asyncio.Event, seconds: float, call_later: CallLater) -> None:
+    """Wait until the event is set; when the time is over it is set from here.
+
+    `asyncio.timeout` would end the wait by cancelling the task that waits, and catch that.
+    """
+    timer = call_later(seconds, event.set)
     try:
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    except TimeoutError:
-        pass
+        await event.wait()
+    finally:
+        timer.cancel()

@@ -17,12 +17,11 @@ from dataclasses import replace
 from itertools import count
 from random import Random
 
-import httpx
-
 from backends.closing import Closing
 from backends.engines.engine import Reading
 from backends.fleet import Fleet, PodState
 from backends.health import Health
+from backends.inquiry import Inquiry, Unanswered
 from backends.offspring import Launch
 from backends.routing.choice import Choice
 from backends.supervisor import Readiness, Running, Supervisor
@@ -47,6 +46,7 @@ from tenancy.policy import Pod, Policy
 _CREDENTIAL = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
 
 _CUT_SECONDS = 1.0  # for the last words to open streams
+_CHECK_SECONDS = 2.0  # for a pod of ours to say whether it is ready
 _AS_IT_SHOULD = frozenset({PodState.STARTING, PodState.READY, PodState.DRAINING, PodState.STOPPED})
 
 POD_GRACE_SECONDS = 5.0
@@ -69,7 +69,12 @@ class Gateway:
         self.closing: Closing[Lease] = Closing()
         self.admit = Admit(Admission(policy, Choice(self.fleet, random=random), loop.time()), loop)
         self.health = Health(
-            self.fleet, clock=loop.time, random=random, on_reading=self._read, is_closing=self.closing.is_open
+            self.fleet,
+            clock=loop.time,
+            call_later=loop.call_later,
+            random=random,
+            on_reading=self._read,
+            is_closing=self.closing.is_open,
         )
         self.supervisor = Supervisor(
             clock=loop.time,
@@ -99,7 +104,7 @@ class Gateway:
             take=self._take,
             crashed=self._crashed,
         )
-        self._probe_client: httpx.AsyncClient | None = None
+        self._inquiries: dict[str, Inquiry] = {}
         self._health_task: asyncio.Task[None] | None = None
         self._closing_timer: asyncio.TimerHandle | None = None
         self._quiet: asyncio.Future[None] | None = None
@@ -128,7 +133,6 @@ class Gateway:
             await listener.start(host, port)
             self.listeners.append(listener)
         self._health_task = self._loop.create_task(self.health.run(), name="health")
-        self._probe_client = httpx.AsyncClient(timeout=2.0, trust_env=False)
         for pod in self._policy.pods.values():
             if pod.is_supervised:
                 self._launch(pod)
@@ -164,8 +168,8 @@ class Gateway:
         if at_once:
             self.supervisor.kill_all()
         await self.supervisor.stop_all(0.0 if at_once else POD_GRACE_SECONDS)
-        if self._probe_client is not None:
-            await self._probe_client.aclose()
+        for inquiry in self._inquiries.values():
+            inquiry.close()
         if self._closing_timer is not None:
             self._closing_timer.cancel()
         self.attempts.close()
@@ -193,6 +197,9 @@ class Gateway:
                 self.fleet.exited(pod.name, "this engine cannot be started by Penstock: give a url or a command")
                 return
             launch = Launch(made.command, env | dict(made.env))
+        self._inquiries[pod.name] = Inquiry(
+            clock=self._loop.time, call_later=self._loop.call_later, seconds=_CHECK_SECONDS
+        )
         self.supervisor.watch(
             pod.name, launch, Readiness(url=pod.url, checks=(self._answers_health,)), group="+".join(pod.devices)
         )
@@ -205,11 +212,12 @@ class Gateway:
     async def _answers_health(self, running: Running) -> str | None:
         engine = self.fleet.pods[running.name].engine
         path = "/health" if engine is None else engine.health_path
-        assert self._probe_client is not None
-        key = self._policy.pods[running.name].api_key
-        headers = {} if key is None else {"authorization": f"Bearer {key}"}
-        answer = await self._probe_client.get(running.url + path, headers=headers)
-        return None if answer.is_success else f"{path} answers {answer.status_code}"
+        api_key = self._policy.pods[running.name].api_key
+        try:
+            status, _ = await self._inquiries[running.name].get(running.url, path, api_key=api_key)
+        except Unanswered as error:
+            return str(error)
+        return None if 200 <= status < 300 else f"{path} answers {status}"
 
     def _pool(self, url: str) -> Pool:
         streams = self._policy.streams

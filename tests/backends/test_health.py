@@ -11,7 +11,8 @@ import pytest
 
 from backends.engines.engine import Reading
 from backends.fleet import Fleet, FleetPod, PodState
-from backends.health import FOLLOW_UP_SECONDS, LARGEST_ANSWER_BYTES, Health, Pace
+from backends.health import FOLLOW_UP_SECONDS, Health, Pace
+from backends.inquiry import LARGEST_ANSWER_BYTES
 from backends.outcome import Ending, Outcome
 from tenancy.accounts import Capacity
 from tenancy.policy import Pod, Policy, ServedModel
@@ -114,6 +115,7 @@ class House:
         self.health = Health(
             self.fleet,
             clock=loop.time,
+            call_later=loop.call_later,
             random=Random(1),
             pace=pace,
             on_reading=lambda _, reading: self.readings.append(reading),
