@@ -2,7 +2,8 @@
 
 `prometheus_client`'s parser builds every sample: 9 ms for a vLLM of one engine and 73 ms for one of eight (296 KB,
 mostly histogram buckets), on the loop that relays tokens. A poll wants four names out of hundreds, so only their lines
-are read: 0.9 ms for the same 296 KB, 0.1 ms for one engine. What is not one of the wanted names is never looked at;
+are read, and nothing after them: 0.05 ms, where the gauges stand before the histograms, whatever the size (0.9 ms for
+200 KB while all of it was searched). What is not one of the wanted names is never looked at;
 time stamps and exemplars are ignored.
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 _LABEL = re.compile(rb'([a-zA-Z_][a-zA-Z0-9_]*)="((?:[^"\\]|\\.)*)"')
+_AFTER_NAME = frozenset({b"{", b" ", b"\t"})  # anything else is a longer name
 _ESCAPE = re.compile(r"\\(.)")
 
 
@@ -36,16 +38,24 @@ def total(text: bytes, name: bytes) -> float | None:
 
 
 def _rests(text: bytes, name: bytes) -> Iterator[bytes]:
-    """What follows `name` on each line that starts with it."""
-    text = b"\n" + text
+    """What follows `name` on each line that starts with it, up to the end of the metric's own lines.
+
+    The format has a metric's lines in one group, so what comes after it is not searched: gauges mostly stand before
+    the histograms, which are nearly all of the text.
+    """
     start = b"\n" + name
-    at = text.find(start)
+    at = 0 if text.startswith(name) else text.find(start) + 1 or -1
+    is_own = False
     while at >= 0:
-        end = text.find(b"\n", at + 1)
+        first = at + len(name)
+        end = text.find(b"\n", first)
         if end < 0:
             end = len(text)
-        yield text[at + len(start) : end]
-        at = text.find(start, end)
+        is_own = is_own or text[first : first + 1] in _AFTER_NAME
+        yield text[first:end]
+        if is_own and not text.startswith(name, end + 1):
+            return
+        at = text.find(start, end) + 1 or -1
 
 
 def _sample(rest: bytes) -> Sample | None:
@@ -60,7 +70,7 @@ def _sample(rest: bytes) -> Sample | None:
         if rest[at : at + 1] != b"}":
             return None
         rest = rest[at + 1 :]
-    elif rest[:1] not in {b" ", b"\t"}:  # a longer name that starts with this one
+    elif rest[:1] not in _AFTER_NAME:
         return None
     fields = rest.split(None, 1)
     try:

@@ -9,8 +9,15 @@ from backends.engines.prometheus_text import samples, total
 
 
 def test_only_the_exact_name_is_read() -> None:
-    text = b'a:x 1\na:xy 2\na:x_total{k="v"} 4\n# HELP a:x 8\nba:x 16\na:x{k="v"} 32\n a:x 64\na:x'
+    text = b'a:xy 2\na:x_total{k="v"} 4\n# HELP a:x 8\nba:x 16\na:x 1\na:x{k="v"} 32\n a:x 64\na:x'
     assert total(text, b"a:x") == 33.0
+    assert total(b'a:x 1\na:xy 2\na:x{k="v"} 32', b"a:x") == 33.0
+    assert total(b"a:xy 2\n", b"a:x") is None
+
+
+def test_what_stands_after_a_metrics_own_lines_is_not_searched() -> None:
+    """The format has all lines of a metric in one group; most of the text is histograms, after the gauges."""
+    assert total(b'x{k="a"} 1\nx{k="b"} 2\ny 4\nx 8\n', b"x") == 3.0
 
 
 def test_time_stamps_are_ignored_and_broken_lines_are_left_out() -> None:
