@@ -11,7 +11,6 @@ matter. Why a call cannot run, and when coming back would help, is told by `reas
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
 
 from tenancy import reasons
 from tenancy.accounts import Capacity, Host, Lease
@@ -46,6 +45,9 @@ __all__ = [
 
 _MOST_SAMPLED = 32  # pods looked at for a forecast
 
+_Left = tuple[int | None, int | None, float | None]
+_UNLIMITED: _Left = (None, None, None)
+
 
 class Admission:
     """Admits calls by budget and routes them; see the module. One event loop owns it: it is not safe for threads."""
@@ -70,7 +72,8 @@ class Admission:
         """
         if self._is_draining:
             return Refused(_draining())
-        owners = self._ledger.owners(call)
+        ledger, dealing, queue = self._ledger, self._dealing, self._queue
+        owners = ledger.owners(call)
         if owners is None:
             return Refused(_vanished(call))
         model = self._policy.models.get(call.model)
@@ -79,20 +82,22 @@ class Admission:
         if too_long is not None:
             return Refused(too_long)
         serving = self._ranking.serving(call.tenant.name, call.model)
-        group = self._dealing.group(call, serving)
+        group = dealing.group(call, serving)
         ticket = Ticket(call, need, owners, now, 0.0)
         tokens = need.tokens
         is_full = is_spent = False
         for owner in owners:
             account = owner.account
-            is_full = is_full or account.is_full
-            is_spent = is_spent or not (account.requests.fits(1, now) and account.tokens.fits(tokens, now))
-        if not is_full and not is_spent and (not self._queue.entries or self._queue.lane_of(call) is None):
-            host = self._dealing.choose(ticket, group, now)
+            if account.is_full():
+                is_full = True
+            if not (account.requests.fits(1, now) and account.tokens.fits(tokens, now)):
+                is_spent = True
+        if not is_full and not is_spent and (not queue.entries or queue.lane_of(call) is None):
+            host = dealing.choose(ticket, group, now)
             if host is not None:
-                lease = self._ledger.grant(call, need, host, owners, now)
-                if self._queue.entries:  # where nobody waits, this causes nothing
-                    self._dealing.recheck(call.tenant.name, now)
+                lease = ledger.grant(call, need, host, owners, now)
+                if queue.entries:  # where nobody waits, this causes nothing
+                    dealing.recheck(call.tenant.name, now)
                     self._run(now)
                 return Admitted(lease)
         # Asked last, because what was admitted could be held: 4 µs that only those pay who are not.
@@ -111,15 +116,16 @@ class Admission:
         """
         assert not lease.is_settled, f"{lease!r} is settled twice"
         lease.is_settled = True
-        ticket = self._dealing.moving.pop(lease, None)
-        if ticket is not None:
-            self._dealing.take_out(ticket, now)
-        self._book(lease, usage, now)
+        dealing = self._dealing
+        if lease in dealing.moving:
+            dealing.take_out(dealing.moving[lease], now)
+        if usage is not None:
+            self._book(lease, usage, now)
         if let_go or lease.pod_hold is None:
             self._release(lease, now)
         else:
             self._ledger.close(lease)
-            self._dealing.owners_freed(self._ledger.owners(lease.call) or ())  # it may have used fewer tokens
+            dealing.owners_freed(self._ledger.owners(lease.call) or ())  # it may have used fewer tokens
         return self._finish(now)
 
     def let_go(self, leases: Sequence[Lease], now: float) -> list[Decided]:
@@ -215,7 +221,10 @@ class Admission:
 
     def caused(self) -> list[Decided]:
         """What `admit`, `move` and `count` decided for others, told once; the other verbs return theirs themselves."""
-        decided, self._dealing.decided = self._dealing.decided, []
+        decided = self._dealing.decided
+        if not decided:
+            return []
+        self._dealing.decided = []
         return decided
 
     def drain(self, now: float) -> list[Decided]:
@@ -245,10 +254,11 @@ class Admission:
 
     def remaining(self, tenant: str, key: Key, now: float) -> RateState:
         """What is left of the minute, by the tightest of key and tenant, for the `x-ratelimit-` headers."""
-        tenant_owner, key_owner = self._ledger.tenants.get(tenant), self._ledger.keys.get((tenant, key.name))
-        accounts = [owner.account for owner in (key_owner, tenant_owner) if owner is not None]
-        requests = _tightest([account.requests for account in accounts if account.requests.limit is not None], now)
-        tokens = _tightest([account.tokens for account in accounts if account.tokens.limit is not None], now)
+        requests = tokens = _UNLIMITED
+        for owner in (self._ledger.keys.get((tenant, key.name)), self._ledger.tenants.get(tenant)):
+            if owner is not None:
+                requests = _tighter(requests, owner.account.requests, now)
+                tokens = _tighter(tokens, owner.account.tokens, now)
         return RateState(*requests, *tokens)
 
     def tenant_state(self, tenant: str) -> TenantState:
@@ -407,10 +417,8 @@ class Admission:
 
     # what is given back
 
-    def _book(self, lease: Lease, usage: Usage | None, now: float) -> None:
-        if usage is None:
-            return
-        more = usage.total_tokens - lease.need.tokens
+    def _book(self, lease: Lease, usage: Usage, now: float) -> None:
+        more = usage.prompt_tokens + usage.completion_tokens - lease.tokens
         self._ledger.book(lease, more, now)
         if more > 0 and self._queue.entries:
             self._dealing.recheck(lease.call.tenant.name, now)
@@ -438,12 +446,12 @@ def _gap_of(group: Group) -> float | None:
     return 1 / sum(1 / gap for gap in gaps) * len(sampled) / len(group.hosts)
 
 
-def _tightest(windows: Sequence[Window], now: float) -> tuple[int | None, int | None, float | None]:
-    """Limit, what is left and the seconds until all of it is back, of the window with the least left."""
-    states = [window.state(now) for window in windows]
-    if not states:
-        return None, None, None
-    return states[0] if len(states) == 1 else min(states, key=itemgetter(1))
+def _tighter(known: _Left, window: Window, now: float) -> _Left:
+    """What `known` and `window` leave of a rate: the one with less, as its limit, that, and when all of it is back."""
+    if window.limit is None:
+        return known
+    state = window.state(now)
+    return known if known[1] is not None and known[1] <= state[1] else state
 
 
 def _later(refusal: Refusal, seconds: float) -> Refusal:

@@ -351,7 +351,7 @@ class Dealing:
     def _offer(self, host: Host, now: float) -> None:
         """Offer one pod to the lanes in turn, until it holds no more or must keep its room."""
         groups = self._groups_on.get(host, ())
-        while not host.account.is_full:
+        while not host.account.is_full():
             lane = self._next_for(host, groups, now)
             if lane is None:
                 return
@@ -424,7 +424,7 @@ class Dealing:
         """The owner gave something back: its parked lanes are placed, in order."""
         for lane in list(self._queue.parked_with(owner)):
             head = lane.head
-            if lane.owner is owner and head is not None and (head.moving is not None or not owner.account.is_full):
+            if lane.owner is owner and head is not None and (head.moving is not None or not owner.account.is_full()):
                 self._place(lane, now)
         if self._is_mixed or owner.by_device is not None:  # else pods are all that those in a round lack
             for lane in self._queue.lanes_of(owner.tenant):

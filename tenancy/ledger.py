@@ -20,7 +20,7 @@ from tenancy.accounts import Account, Capacity, Hold, Host, Lease, Owner, memory
 from tenancy.call import Call
 from tenancy.need import Need
 from tenancy.policy import Budget, Pod, Policy
-from tenancy.rates import bucket_of
+from tenancy.rates import Window, bucket_of
 
 
 class Ledger:
@@ -154,22 +154,27 @@ class Ledger:
         """Charge every account and the rates. The caller has seen that all of it fits, in this very turn."""
         self._leases += 1
         bytes_ = host.weigh(need, call.model)
-        lease = Lease(self._leases, call, need, host, now, bytes_, bucket_of(now))
-        assert host.is_taken_up, f"{host.name} was chosen and does not run"
-        self._put_on(lease, now)
-        assert not host.account.is_overdrawn, f"{host.name} was chosen and has no room"
         tokens = need.tokens
+        holds: tuple[Hold, ...] = ()
+        windows: tuple[Window, ...] = ()
+        assert host.is_taken_up, f"{host.name} was chosen and does not run"
         for owner in owners:
-            assert not owner.account.is_full and owner.lacks_memory(bytes_, host) is None, owner.account.name
-            holds = owner.holds(bytes_, host)
-            for account, held, slots in holds:
-                account.lend(lease, held, slots, now)
-            lease.owner_holds += holds
             account = owner.account
+            assert not account.is_full() and owner.lacks_memory(bytes_, host) is None, account.name
+            holds += owner.holds(bytes_, host)
             account.requests.charge(1, now)
             if account.tokens.limit is not None:
                 account.tokens.charge(tokens, now)
-                lease.windows += (account.tokens,)
+                windows += (account.tokens,)
+        pod = host.account
+        # Whole at once: a struct that is made with one field more costs less than one whose field is set afterwards.
+        lease = Lease(
+            self._leases, call, need, host, now, bytes_, bucket_of(now), (pod, bytes_, 1), holds, windows, tokens
+        )
+        pod.lend(lease, bytes_, 1, now)
+        assert not pod.is_overdrawn(), f"{host.name} was chosen and has no room"
+        for account, held, slots in holds:
+            account.lend(lease, held, slots, now)
         return lease
 
     def take_off(self, lease: Lease, now: float, *, let_go: bool) -> None:
@@ -202,7 +207,8 @@ class Ledger:
         lease.host = host
         lease.is_moved = True
         self._rebook(lease, owners)
-        self._put_on(lease, now)
+        lease.pod_hold = (host.account, lease.bytes_, 1)
+        host.account.lend(lease, lease.bytes_, 1, now)
 
     def book(self, lease: Lease, more: int, now: float) -> None:
         """The call used so many tokens `more` than it was charged, or fewer: in the minute of its admission."""
@@ -223,13 +229,14 @@ class Ledger:
             lease.host.account.regain(lease, lease.bytes_, 1, now)
             if lease.is_closing:
                 lease.host.closing -= 1
-        if lease.parts is not None:
-            lease.parts.remove(lease)
-        if not lease.parts:
+        parts = lease.parts
+        if parts is not None:
+            parts.remove(lease)
+        if not parts:
             for account, bytes_, slots in lease.owner_holds:
                 account.regain(lease, bytes_, slots, now)
             return
-        payer = lease.parts[0]
+        payer = parts[0]
         if lease.owner_holds:  # it was the first: what it paid, the next one pays
             payer.owner_holds, lease.owner_holds = lease.owner_holds, ()
             for account, _, _ in payer.owner_holds:
@@ -255,10 +262,6 @@ class Ledger:
         for account, held, slots in lease.owner_holds:
             account.take(held, slots)
             account.leases[lease] = None
-
-    def _put_on(self, lease: Lease, now: float) -> None:
-        lease.pod_hold = (lease.host.account, lease.bytes_, 1)
-        lease.host.account.lend(lease, lease.bytes_, 1, now)
 
     # the view of a ranking
 

@@ -128,7 +128,7 @@ def in_the_way(ticket: Ticket, hosts: Sequence[Host], now: float) -> list[Reason
         found.extend(rates(owners, need.tokens, now))
         for owner in owners:
             account = owner.account
-            if account.is_full:
+            if account.is_full():
                 seconds = _frees_in(account, 0, 1, now)
                 found.append(_held(Code.CONCURRENCY_BUDGET, account, "requests", 1, seconds))
     if hosts:
@@ -176,7 +176,7 @@ def _memory_and_pods(
             yield _held(Code.MEMORY_BUDGET, short, "bytes", asked, seconds, smaller)
     if not any(other.fits(other.weigh(need, call.model)) for other in hosts):
         account = host.account
-        if account.is_full:
+        if account.is_full():
             yield _held(Code.POD_CAPACITY, account, "requests", 1, seconds)
         else:
             yield _held(Code.POD_CAPACITY, account, "bytes", bytes_, seconds, smaller)
