@@ -75,9 +75,11 @@ class Estimates:
 
     def need(self, call: Call, model: Model | None) -> Need:
         """What `call` asks for; `model` bounds each sequence by its context."""
-        kind = call.kind
-        prompts = 1 if kind is CHAT else max(1, call.messages)
-        sequences = call.sequences if call.sequences > 1 else 1
+        # Conditions, not `min` and `max`: these are calls, and cost ten times as much.
+        kind, sequences = call.kind, call.sequences
+        prompts = 1 if kind is CHAT or call.messages < 1 else call.messages
+        if sequences < 1:
+            sequences = 1
         prompt = self.prompt_tokens(call)
         context = None if model is None else model.context_tokens
         if context is not None and prompt > context * prompts:
@@ -93,8 +95,11 @@ class Estimates:
         output = stated
         if context is not None:
             # The estimate may be above the true prompt, and the output then longer than it leaves: bound the sum.
-            output = min(stated, context)
-            prompt = min(prompt, max(sequences, prompts) * context - sequences * output)
+            if output > context:
+                output = context
+            left = (sequences if sequences > prompts else prompts) * context - sequences * output
+            if prompt > left:
+                prompt = left
         return Need(prompt, output, stated, sequences, prompts)
 
     def prompt_tokens(self, call: Call) -> int:
@@ -122,7 +127,8 @@ class Estimates:
 
 
 def _fixed_tokens(call: Call) -> int:
-    return TOKENS_A_MESSAGE * max(1, call.messages) + TOKENS_AN_IMAGE * call.images + call.prompt_tokens
+    messages = call.messages if call.messages > 1 else 1
+    return TOKENS_A_MESSAGE * messages + TOKENS_AN_IMAGE * call.images + call.prompt_tokens
 
 
 class _Quantile:

@@ -33,9 +33,10 @@ class Gaps:
     def released(self, now: float) -> None:
         gap = now - self._busy_since
         self._busy_since = now
-        self._released += 1
-        averaged = self._released if self._released < _GAPS_AVERAGED else _GAPS_AVERAGED
-        self._mean += ((gap if gap > 0.0 else 0.0) - self._mean) / averaged
+        released = self._released
+        if released < _GAPS_AVERAGED:  # more are not counted
+            self._released = released = released + 1
+        self._mean += ((gap if gap > 0.0 else 0.0) - self._mean) / released
 
     @property
     def mean(self) -> float | None:
@@ -57,12 +58,13 @@ class Pace:
     def learn(self, seconds: float, output_tokens: int) -> None:
         """A lease was held for `seconds` and made `output_tokens`."""
         if output_tokens > 0:
-            self._streams += 1
-            step = 1 / min(self._streams, _PACES_AVERAGED)
-            self._seconds_a_token += (seconds / output_tokens - self._seconds_a_token) * step
+            if self._streams < _PACES_AVERAGED:  # more are not counted
+                self._streams += 1
+            self._seconds_a_token += (seconds / output_tokens - self._seconds_a_token) / self._streams
         else:
-            self._calls += 1
-            self._seconds_a_call += (seconds - self._seconds_a_call) / min(self._calls, _PACES_AVERAGED)
+            if self._calls < _PACES_AVERAGED:
+                self._calls += 1
+            self._seconds_a_call += (seconds - self._seconds_a_call) / self._calls
 
     def remaining(self, output_tokens: int, age_seconds: float) -> float:
         """When a lease of that age, that may make `output_tokens`, will probably have ended, in seconds from now."""

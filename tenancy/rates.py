@@ -42,7 +42,8 @@ class Window:
         """Whether `amount` may be charged at `now`."""
         if self.limit is None:
             return True
-        if self._order and self._order[0] + _KEPT <= now * _PER_SECOND:
+        order = self._order
+        if order and order[0] + _KEPT <= now * _PER_SECOND:
             self._forget(bucket_of(now))
         return self._used + amount <= self.limit
 
@@ -51,13 +52,13 @@ class Window:
         if self.limit is None:
             return
         bucket = int(now * _PER_SECOND)
-        if self._order and self._order[0] <= bucket - _KEPT:
-            self._forget(bucket)
-        if bucket in self._amounts:
-            self._amounts[bucket] += amount
+        amounts = self._amounts
+        if bucket in amounts:
+            amounts[bucket] += amount
         else:
+            self._forget(bucket)
             assert not self._order or self._order[-1] < bucket, "time ran backwards"
-            self._amounts[bucket] = amount
+            amounts[bucket] = amount
             self._order.append(bucket)
         self._used += amount
 
@@ -65,10 +66,11 @@ class Window:
         """Add `difference` to what was charged in `bucket`, if that still counts."""
         if self._order and self._order[0] + _KEPT <= now * _PER_SECOND:
             self._forget(bucket_of(now))
-        if bucket in self._amounts:
-            self._amounts[bucket] += difference
+        amount = self._amounts.get(bucket)
+        if amount is not None:
+            assert amount + difference >= 0, "a correction took back more than was charged"
+            self._amounts[bucket] = amount + difference
             self._used += difference
-            assert self._amounts[bucket] >= 0, "a correction took back more than was charged"
 
     def opens_at(self, amount: int, now: float) -> float | None:
         """The first moment from `now` on at which `amount` fits if nothing else is charged; `None`: it never does."""
@@ -88,10 +90,12 @@ class Window:
 
     def state(self, now: float) -> tuple[int, int, float]:
         """The limit, how much of it is left, and the seconds until all of it is, if nothing else is charged."""
-        assert self.limit is not None, "without a limit there is nothing to show"
-        self._forget(bucket_of(now))
-        empties_at = (self._order[-1] + _KEPT) / _PER_SECOND if self._order else now
-        return self.limit, max(0, self.limit - self._used), max(0.0, empties_at - now)
+        limit, order = self.limit, self._order
+        assert limit is not None, "without a limit there is nothing to show"
+        self._forget(int(now * _PER_SECOND))
+        left = limit - self._used
+        seconds = (order[-1] + _KEPT) / _PER_SECOND - now if order else 0.0
+        return limit, left if left > 0 else 0, seconds if seconds > 0.0 else 0.0
 
     def _forget(self, bucket: int) -> None:
         while self._order and self._order[0] <= bucket - _KEPT:
