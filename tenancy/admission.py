@@ -403,7 +403,8 @@ class Admission:
     # working off what was caused
 
     def _finish(self, now: float) -> list[Decided]:
-        self._run(now)
+        if self._queue.entries:
+            self._run(now)
         return self.caused()
 
     def _run(self, now: float) -> None:

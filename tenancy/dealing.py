@@ -82,17 +82,19 @@ class Dealing:
     # what is noted, to be worked off
 
     def host_freed(self, host: Host) -> None:
-        self._hosts_to_offer[host] = None
+        if self._queue.entries:
+            self._hosts_to_offer[host] = None
 
     def owners_freed(self, owners: Sequence[Owner]) -> None:
-        for owner in owners:
-            self._owners_to_serve[owner] = None
+        if self._queue.entries:
+            for owner in owners:
+                self._owners_to_serve[owner] = None
 
     def rate_opens(self, lane: Lane) -> None:
         self._lanes_to_place[lane] = None
 
     def run(self, now: float) -> None:
-        """Do all that has been noted so far, and what that causes: nothing, where nobody waits."""
+        """Do all that has been noted so far, and what that causes. Where nobody waits nothing is, and none need ask."""
         while self._queue.entries:
             if self._hosts_to_offer:
                 self._offer(_pop(self._hosts_to_offer), now)
@@ -104,6 +106,9 @@ class Dealing:
                 self._place(_pop(self._lanes_to_place), now)
             else:
                 return
+        self._forget_notes()
+
+    def _forget_notes(self) -> None:
         for noted in (self._hosts_to_offer, self._groups_to_deal, self._owners_to_serve, self._lanes_to_place):
             noted.clear()
 
@@ -308,6 +313,8 @@ class Dealing:
             self.moving.pop(ticket.moving, None)
         if was_head:
             self.new_head(lane, now)
+        if not self._queue.entries:
+            self._forget_notes()
 
     def refuse(self, ticket: Ticket, refusal: Refusal, now: float) -> None:
         self.take_out(ticket, now)
@@ -335,7 +342,8 @@ class Dealing:
             for lane in order:
                 group.blocked[lane] = since.get(lane, now)
                 group.blocked.move_to_end(lane)
-            self._groups_to_deal[group] = None
+            if order:
+                self._groups_to_deal[group] = None
 
     def _stand_anew(self, lane: Lane, now: float) -> None:
         while (head := lane.head) is not None:

@@ -211,6 +211,9 @@ class Queue:
         if not lane.tickets:
             holding.lanes.pop(lane)
             del self.lanes[(lane.tenant, lane.model, lane.key)]
+        if not self.entries:  # so that where nobody waits, no time is left to look for
+            self._deadlines.clear()
+            self._due.clear()
         return lane
 
     def entries_of(self, tenant: str) -> int:
