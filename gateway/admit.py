@@ -38,7 +38,11 @@ class Admit:
         """A lease for `call`, at once or from the queue, or the refusal; `None` when the client left, with nothing
         held.
         """
-        answer = await self._answered(self.admission.admit(call, self._loop.time()), leaving)
+        answer: Admitted | Queued | Refused | None = self.admission.admit(call, self._loop.time())
+        if isinstance(answer, Queued):
+            answer = await self._answered(answer, leaving)
+        else:  # at once, as nearly always: no coroutine more for that
+            self._wake(self.admission.caused())
         if isinstance(answer, Admitted):
             if not leaving.has_left and (self._confirm is None or await self._confirm(answer.lease)):
                 return answer

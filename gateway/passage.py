@@ -105,9 +105,15 @@ class Passage:
         headers = [(b"x-request-id", self.call.id.encode())]
         rates = self.rates
         if rates is not None and rates.limit_requests is not None:
-            headers += _rate(b"requests", rates.limit_requests, rates.remaining_requests, rates.reset_requests_seconds)
+            left, seconds = rates.remaining_requests or 0, rates.reset_requests_seconds or 0.0
+            headers.append((b"x-ratelimit-limit-requests", b"%d" % rates.limit_requests))
+            headers.append((b"x-ratelimit-remaining-requests", b"%d" % left))
+            headers.append((b"x-ratelimit-reset-requests", b"%dms" % int(seconds * 1000 + 0.5)))
         if rates is not None and rates.limit_tokens is not None:
-            headers += _rate(b"tokens", rates.limit_tokens, rates.remaining_tokens, rates.reset_tokens_seconds)
+            left, seconds = rates.remaining_tokens or 0, rates.reset_tokens_seconds or 0.0
+            headers.append((b"x-ratelimit-limit-tokens", b"%d" % rates.limit_tokens))
+            headers.append((b"x-ratelimit-remaining-tokens", b"%d" % left))
+            headers.append((b"x-ratelimit-reset-tokens", b"%dms" % int(seconds * 1000 + 0.5)))
         return headers
 
     def early_head(self) -> Headers:
@@ -116,24 +122,14 @@ class Passage:
 
     def head(self, pod: str, attempts: int) -> list[tuple[bytes, bytes]]:
         """The headers of an answer that came from `pod` at the last of `attempts`, but for its content's type."""
-        if not attempts:
-            return self.common()
-        return [
-            *self.common(),
-            (b"x-penstock-pod", pod.encode()),
-            (b"x-penstock-attempts", b"%d" % attempts),
-            (b"x-penstock-queue-ms", b"%d" % round(self.record.queued_seconds * 1000)),
-        ]
+        headers = self.common()
+        if attempts:
+            headers.append((b"x-penstock-pod", pod.encode()))
+            headers.append((b"x-penstock-attempts", b"%d" % attempts))
+            headers.append((b"x-penstock-queue-ms", b"%d" % int(self.record.queued_seconds * 1000 + 0.5)))
+        return headers
 
     def stream_head(self, pod: str) -> Headers:
         """The head of a stream that comes from `pod`, asked for when its first event is there."""
         self.is_flowing = True
         return [*self.head(pod, self.record.attempts + 1), *_STREAM_HEADERS]
-
-
-def _rate(what: bytes, limit: int, remaining: int | None, reset_seconds: float | None) -> Headers:
-    return (
-        (b"x-ratelimit-limit-" + what, b"%d" % limit),
-        (b"x-ratelimit-remaining-" + what, b"%d" % (remaining or 0)),
-        (b"x-ratelimit-reset-" + what, b"%dms" % round((reset_seconds or 0.0) * 1000)),
-    )
