@@ -31,11 +31,9 @@ class _Ranks:
     others: tuple[str, ...]
 
     def of(self, ready: Sequence[str]) -> tuple[Sequence[str], Sequence[str]]:
-        """The own and the other ones among `ready`; nothing is searched where that is all of them."""
+        """The own and the other ones among `ready`, where that is not all of them."""
         if not self.own:
             return (), ready
-        if ready is self.serving.ready:
-            return self.own, self.others
         own = frozenset(self.own)
         return [pod for pod in ready if pod in own], [pod for pod in ready if pod not in own]
 
@@ -63,7 +61,8 @@ class Choice:
         """The best pod among `ready` for which `fits` is true, or `None` if none fits."""
         if len(ready) == 1:  # the one pod that a release offers, or the only one there is
             return ready[0] if fits(ready[0]) else None
-        own, others = self._ranks_of(call.tenant.name, call.model).of(ready)
+        ranks = self._ranks_of(call.tenant.name, call.model)
+        own, others = (ranks.own, ranks.others) if ready is ranks.serving.ready else ranks.of(ready)
         best = self._best(own, fits, view) if own else None
         return self._best(others, fits, view) if best is None and others else best
 
