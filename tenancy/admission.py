@@ -210,7 +210,7 @@ class Admission:
         owners = self._ledger.owners(call)
         if owners is None:
             return Refused(_vanished(call))
-        found = list(reasons.rates(owners, 0, now))
+        found = reasons.rates(owners, 0, now)
         if found:
             return Refused(found[0].refusal(max(reason.seconds for reason in found)))
         for owner in owners:
@@ -382,10 +382,16 @@ class Admission:
 
     def _refused(self, ticket: Ticket, group: Group, now: float, refusal: Refusal | None = None) -> Refused:
         """Refuse an arrival: for `refusal`, or for the first reason why it cannot run now."""
-        hosts = tuple(host for host in group.hosts if host.name not in ticket.not_on)
+        hosts = group.hosts
+        if ticket.not_on:
+            hosts = tuple(host for host in hosts if host.name not in ticket.not_on)
         found = reasons.in_the_way(ticket, hosts, now)
-        wait = self._expected_wait(ticket, group, now) if self._queue.lane_of(ticket.call) is not None else None
-        seconds = max([reason.seconds for reason in found] + [wait or 0.0])
+        seconds = 0.0
+        if self._queue.lane_of(ticket.call) is not None:
+            seconds = self._expected_wait(ticket, group, now) or 0.0
+        for reason in found:
+            if reason.seconds > seconds:
+                seconds = reason.seconds
         if refusal is not None:
             return Refused(_later(refusal, seconds))
         if not found:  # every account would hold it: it is the queue that it may not pass

@@ -8,7 +8,7 @@ suggests, until enough is free.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import ceil
 
@@ -20,7 +20,7 @@ from tenancy.need import LEAST_BYTES_A_TOKEN, Need
 from tenancy.policy import Model
 from tenancy.queue import Ticket
 from tenancy.rates import Window
-from tenancy.refusal import Code, Refusal
+from tenancy.refusal import NO_POD, POD_CAPACITY, REQUEST_RATE, TOKEN_RATE, Code, Refusal
 from tenancy.units import format_bytes
 
 _MOST_SAMPLED = 32  # pods looked at for a forecast: the soonest of them is late at worst
@@ -47,18 +47,33 @@ class Reason(msgspec.Struct, frozen=True):
 
     def refusal(self, seconds: float) -> Refusal:
         """As the reason that is named; `seconds` are those of the slowest."""
-        named = Refusal(self.code, self.account, _sentence(self), self.unit, self.limit, self.used, self.asked)
-        return come_back(named, seconds, f", or {self.smaller}" if self.smaller else "")
+        otherwise = f", or {self.smaller}" if self.smaller else ""
+        return Refusal(
+            self.code,
+            self.account,
+            f"{_sentence(self)} {_come_back_in(seconds, otherwise)}",
+            self.unit,
+            self.limit,
+            self.used,
+            self.asked,
+            _rounded_up(seconds),
+        )
 
 
-def come_back(refusal: Refusal, seconds: float, otherwise: str = "") -> Refusal:
-    """The refusal with the time to come back, in numbers and in words; rounded up, so that nobody is early."""
-    told = max(0.1, ceil(seconds * 10 - 1e-6) / 10) if seconds < 10 else ceil(seconds)
-    return msgspec.structs.replace(
-        refusal,
-        message=f"{refusal.message} Come back in {told:g} s{otherwise}.",
-        retry_after_seconds=ceil(seconds * 1000 + 1e-6) / 1000,
-    )
+def come_back(refusal: Refusal, seconds: float) -> Refusal:
+    """The refusal with the time to come back, in numbers and in words."""
+    message = f"{refusal.message} {_come_back_in(seconds)}"
+    return msgspec.structs.replace(refusal, message=message, retry_after_seconds=_rounded_up(seconds))
+
+
+def _come_back_in(seconds: float, otherwise: str = "") -> str:
+    """Rounded up, so that nobody is early: to tenths, from ten on to whole seconds."""
+    told = ceil(seconds) if seconds >= 10 else max(0.1, ceil(seconds * 10 - 1e-6) / 10)
+    return f"Come back in {told:g} s{otherwise}."
+
+
+def _rounded_up(seconds: float) -> float:
+    return ceil(seconds * 1000 + 1e-6) / 1000
 
 
 def too_long(call: Call, need: Need, model: Model | None) -> Refusal | None:
@@ -96,7 +111,11 @@ def never(call: Call, need: Need, owners: Sequence[Owner], reach: Sequence[Host]
     refusal: Refusal | None = None
     for host in reach:
         bytes_ = host.weigh(need, call.model)
-        short = next((short for owner in owners if (short := owner.never_holds(bytes_, host)) is not None), None)
+        short: Account | None = None
+        for owner in owners:
+            short = owner.never_holds(bytes_, host)
+            if short is not None:
+                break
         if short is None and (not host.is_known or host.could_hold(bytes_)):
             return None
         if refusal is None:
@@ -104,17 +123,18 @@ def never(call: Call, need: Need, owners: Sequence[Owner], reach: Sequence[Host]
     return refusal
 
 
-def rates(owners: Iterable[Owner], tokens: int, now: float) -> Iterator[Reason]:
+def rates(owners: Sequence[Owner], tokens: int, now: float) -> list[Reason]:
     """The rates that are spent: requests before tokens, the key before its tenant."""
-    accounts = [owner.account for owner in owners]
-    for account in accounts:
-        window = account.requests
-        if not window.fits(1, now):
-            yield _spent(Code.REQUEST_RATE, account.name, "requests a minute", window, 1, now)
-    for account in accounts:
-        window = account.tokens
-        if not window.fits(tokens, now):
-            yield _spent(Code.TOKEN_RATE, account.name, "tokens a minute", window, tokens, now, _FEWER)
+    found: list[Reason] = []
+    for owner in owners:
+        account = owner.account
+        if not account.requests.fits(1, now):
+            found.append(_spent(REQUEST_RATE, account.name, "requests a minute", account.requests, 1, now))
+    for owner in owners:
+        account = owner.account
+        if not account.tokens.fits(tokens, now):
+            found.append(_spent(TOKEN_RATE, account.name, "tokens a minute", account.tokens, tokens, now, _FEWER))
+    return found
 
 
 def in_the_way(ticket: Ticket, hosts: Sequence[Host], now: float) -> list[Reason]:
@@ -125,7 +145,7 @@ def in_the_way(ticket: Ticket, hosts: Sequence[Host], now: float) -> list[Reason
     call, need, owners = ticket.call, ticket.need, ticket.owners
     found: list[Reason] = []
     if ticket.moving is None:
-        found.extend(rates(owners, need.tokens, now))
+        found = rates(owners, need.tokens, now)
         for owner in owners:
             account = owner.account
             if account.is_full():
@@ -140,14 +160,14 @@ def in_the_way(ticket: Ticket, hosts: Sequence[Host], now: float) -> list[Reason
 
 def no_pod(call: Call) -> Reason:
     """Nothing that is ready serves the call's model."""
-    return Reason(Code.NO_POD, f"model/{call.model}", "pods", None, 0, 1, POD_COMES_SECONDS)
+    return Reason(NO_POD, f"model/{call.model}", "pods", None, 0, 1, POD_COMES_SECONDS)
 
 
 def kept(hosts: Sequence[Host], seconds: float) -> Reason:
     """Pods have room, and keep it for calls that have been waiting for longer."""
     host = hosts[0]
     account = host.account
-    return Reason(Code.POD_CAPACITY, account.name, "bytes", account.memory_limit, account.memory_held, 0, seconds)
+    return Reason(POD_CAPACITY, account.name, "bytes", account.memory_limit, account.memory_held, 0, seconds)
 
 
 def _memory_and_pods(
@@ -177,9 +197,9 @@ def _memory_and_pods(
     if not any(other.fits(other.weigh(need, call.model)) for other in hosts):
         account = host.account
         if account.is_full():
-            yield _held(Code.POD_CAPACITY, account, "requests", 1, seconds)
+            yield _held(POD_CAPACITY, account, "requests", 1, seconds)
         else:
-            yield _held(Code.POD_CAPACITY, account, "bytes", bytes_, seconds, smaller)
+            yield _held(POD_CAPACITY, account, "bytes", bytes_, seconds, smaller)
 
 
 def _room_in(host: Host, bytes_: int, now: float) -> float:
@@ -244,17 +264,16 @@ def _too_large(need: Need, asked: str, most: str) -> str:
 
 def _sentence(reason: Reason) -> str:
     """What stands in the way, for people; sizes as they write them."""
-    account, used, limit = reason.account, reason.used, reason.limit
-    match reason.code:
-        case Code.NO_POD:
-            return f"No pod is ready for {account.removeprefix('model/')}."
-        case Code.REQUEST_RATE:
-            return f"{account} has made {used} of its {limit} requests a minute."
-        case Code.TOKEN_RATE:
-            return f"{account} has used {used} of its {limit} tokens a minute, and this call needs {reason.asked}."
-        case Code.POD_CAPACITY if not reason.asked:
-            return f"{account} keeps the room that it has for calls that have been waiting longer."
-    others = "; no other pod has room" if reason.code is Code.POD_CAPACITY else ""
+    code, account, used, limit = reason.code, reason.account, reason.used, reason.limit
+    if code is NO_POD:
+        return f"No pod is ready for {account.removeprefix('model/')}."
+    if code is REQUEST_RATE:
+        return f"{account} has made {used} of its {limit} requests a minute."
+    if code is TOKEN_RATE:
+        return f"{account} has used {used} of its {limit} tokens a minute, and this call needs {reason.asked}."
+    if code is POD_CAPACITY and not reason.asked:
+        return f"{account} keeps the room that it has for calls that have been waiting longer."
+    others = "; no other pod has room" if code is POD_CAPACITY else ""
     if reason.unit == "bytes":
         held, most, asked = (format_bytes(int(size or 0)) for size in (used, limit, reason.asked))
         return f"{account} holds {held} of its {most} of GPU memory, and this call needs {asked}{others}."

@@ -6,6 +6,7 @@ The codes are the contract's; their HTTP status and wording are made in one plac
 from __future__ import annotations
 
 from enum import Enum
+from typing import Final
 
 import msgspec
 
@@ -25,6 +26,13 @@ class Code(Enum):
     QUEUE_TIMEOUT = "queue_timeout"
     DEADLINE_EXCEEDED = "deadline_exceeded"
     DRAINING = "draining"
+
+
+NO_POD: Final = Code.NO_POD
+REQUEST_RATE: Final = Code.REQUEST_RATE
+TOKEN_RATE: Final = Code.TOKEN_RATE
+POD_CAPACITY: Final = Code.POD_CAPACITY
+"""Those that a refusal is made from or compared with, at hand, as the kinds of `tenancy.call` are."""
 
 
 class Refusal(msgspec.Struct, frozen=True):

@@ -121,7 +121,9 @@ def from_refusal(refusal: Refusal) -> Fault:
     if refusal.unit:
         numbers["unit"] = refusal.unit
     for name, amount in (("limit", refusal.limit), ("used", refusal.used), ("asked", refusal.asked)):
-        if amount is not None and math.isfinite(amount):
+        if type(amount) is int:  # as nearly all are
+            numbers[name] = amount
+        elif amount is not None and math.isfinite(amount):
             numbers[name] = int(amount) if amount == int(amount) else amount
     return Fault(STATUSES[code], code, refusal.message, None, refusal.retry_after_seconds, False, numbers)
 
