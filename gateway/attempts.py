@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
 from itertools import count
+
+import msgspec
 
 from backends.closing import Closing
 from backends.fleet import Fleet, PodState
@@ -35,8 +36,7 @@ _CONNECTION_BROKE = frozenset({Ending.REFUSED, Ending.RESET})
 _ERROR_EVENT = "the pod reported an error inside its stream"
 
 
-@dataclass(slots=True)
-class Attempt:
+class Attempt(msgspec.Struct):
     """One try of a call on one pod.
 
     `is_sent` says that the request went out, `is_countable` that its events can be counted while they come, and
@@ -47,18 +47,18 @@ class Attempt:
 
     pod: str
     outcome: Outcome
-    number: int = 0
-    is_sent: bool = False
-    is_countable: bool = True
-    is_left_behind: bool = False
     status: int = 0
-    content_type: bytes = b"application/json"
-    body: bytes = b""
     has_emitted: bool = False
     has_ended: bool = False
     usage: Usage | None = None
     events: int = 0
     first_at: float | None = None
+    number: int = 0
+    is_sent: bool = False
+    is_countable: bool = True
+    is_left_behind: bool = False
+    content_type: bytes = b"application/json"
+    body: bytes = b""
 
 
 class Attempts:
@@ -109,7 +109,18 @@ class Attempts:
             way.carried(True)
         leaving.undo_with(transfer.abort)
         try:
-            attempt = await self._answer(call, name, way, sink, head)
+            opened = await transfer.opened
+            if isinstance(opened, Outcome):
+                attempt = Attempt(name, opened)
+            else:
+                first_at = way.answered()
+                if not opened.is_stream or not 200 <= opened.status < 300:
+                    attempt = await self._collect(name, opened, transfer)
+                elif call.streamed:
+                    attempt = await self._relay(call, name, opened, way, sink, head)
+                else:
+                    attempt = await self._assemble(call.kind, name, opened, transfer)
+                attempt.first_at = first_at
         except BaseException:
             transfer.abort()
             self._closing.ended(name, number, self._loop.time())
@@ -161,21 +172,6 @@ class Attempts:
         if told_from > now:  # it left so early that the pod may not have seen it yet: ask again as soon as that is over
             self._loop.call_at(told_from + _JUST_AFTER_SECONDS, self._poke, attempt.pod)
 
-    async def _answer(self, call: Call, pod: str, way: _Way, sink: Sink, head: Callable[[str], Headers]) -> Attempt:
-        transfer = way.transfer
-        opened = await transfer.opened
-        if isinstance(opened, Outcome):
-            return Attempt(pod, opened)
-        first_at = way.answered()
-        if not opened.is_stream or not 200 <= opened.status < 300:
-            attempt = await self._collect(pod, opened, transfer)
-        elif call.streamed:
-            attempt = await self._relay(call, pod, opened, way, sink, head)
-        else:
-            attempt = await self._assemble(call.kind, pod, opened, transfer)
-        attempt.first_at = first_at
-        return attempt
-
     async def _relay(
         self,
         call: Call,
@@ -198,15 +194,7 @@ class Attempts:
         outcome = await transfer.attach(relay)
         has_error = relay.has_error
         outcome = _judged(outcome, opened.status, relay.overflow, has_error, relay.has_finished)
-        return Attempt(
-            pod,
-            outcome,
-            status=opened.status,
-            has_emitted=True,
-            has_ended=has_error,
-            usage=relay.usage,
-            events=relay.events,
-        )
+        return Attempt(pod, outcome, opened.status, True, has_error, relay.usage, relay.events)
 
     async def _assemble(self, kind: Kind, pod: str, opened: Head, transfer: Transfer) -> Attempt:
         answer = Assembled(kind, stop=transfer.abort)

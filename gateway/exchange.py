@@ -70,7 +70,17 @@ class Exchange:
         if call.deadline_at is not None:
             deadline = self._loop.call_at(call.deadline_at, passage.expire)
         try:
-            await self._run(passage)
+            answer = await self._admit.admit(call, leaving)
+            passage.rates = self._admit.admission.remaining(call.tenant.name, call.key, self._loop.time())
+            if answer is None:
+                await self._give_up(passage)
+            elif isinstance(answer, Refused):
+                record.queued_seconds = self._loop.time() - call.arrived_at
+                record.refused_by = answer.refusal.account
+                await self._refuse(passage, from_refusal(answer.refusal))
+            else:
+                record.queued_seconds = answer.queued_seconds
+                await self._serve(passage, answer.lease)
         finally:
             del self._open[passage]
             self._pulse.part(passage)
@@ -80,24 +90,14 @@ class Exchange:
             record.status = record.status or sink.status or (LEFT_STATUS if record.client_left else 0)
             record.ended_at = self._loop.time()
 
-    async def _run(self, passage: Passage) -> None:
-        call, record, leaving = passage.call, passage.record, passage.leaving
-        answer = await self._admit.admit(call, leaving)
-        passage.rates = self._admit.admission.remaining(call.tenant.name, call.key, self._loop.time())
-        if answer is None:
-            await self._give_up(passage)
-        elif isinstance(answer, Refused):
-            record.queued_seconds = self._loop.time() - call.arrived_at
-            record.refused_by = answer.refusal.account
-            await self._refuse(passage, from_refusal(answer.refusal))
-        else:
-            record.queued_seconds = answer.queued_seconds
-            await self._serve(passage, answer.lease)
-
     async def _serve(self, passage: Passage, lease: Lease) -> None:
         """Attempt until one has an answer or none is left to make, then settle, then tell the client."""
+        refused = None
         try:
-            attempt, refused = await self._try(passage, lease)
+            attempt = await self._attempts.make(passage.call, lease, passage.sink, passage.leaving, passage.stream_head)
+            passage.note(attempt)
+            if self._may_try_again(passage, attempt):
+                attempt, refused = await self._try_again(passage, lease, attempt)
         except BaseException:
             self._admit.settle(lease, NOT_USED)  # a fault of our own must not keep the tenant's budget
             raise
@@ -109,15 +109,11 @@ class Exchange:
         else:
             await self._finish(passage, attempt)
 
-    async def _try(self, passage: Passage, lease: Lease) -> tuple[Attempt, Refusal | None]:
-        """The last attempt, and why there was no other where admission refused one."""
+    async def _try_again(self, passage: Passage, lease: Lease, attempt: Attempt) -> tuple[Attempt, Refusal | None]:
+        """The last attempt after this one, and why there was no other where admission refused one."""
         call, leaving, record = passage.call, passage.leaving, passage.record
         failures: dict[str, Outcome] = {}
         while True:
-            attempt = await self._attempts.make(call, lease, passage.sink, leaving, passage.stream_head)
-            passage.note(attempt)
-            if not self._may_try_again(passage, attempt):
-                return attempt, None
             failures.pop(attempt.pod, None)
             failures[attempt.pod] = attempt.outcome
             not_on = self._attempts.not_on(call, failures)
@@ -134,6 +130,10 @@ class Exchange:
             if isinstance(moved, Refused):
                 return attempt, moved.refusal
             assert moved.lease is lease, "a lease stays the same when it moves"
+            attempt = await self._attempts.make(call, lease, passage.sink, leaving, passage.stream_head)
+            passage.note(attempt)
+            if not self._may_try_again(passage, attempt):
+                return attempt, None
 
     def _may_try_again(self, passage: Passage, attempt: Attempt) -> bool:
         return (

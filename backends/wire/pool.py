@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Awaitable, Callable
-from functools import cache, lru_cache, partial
+from functools import cache, cached_property, lru_cache, partial
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
@@ -100,6 +100,11 @@ class Pool:
         self._open = 0
         self._is_closed = False
 
+    @cached_property
+    def _loop(self) -> asyncio.AbstractEventLoop:
+        """The loop that requests are sent in: asked for once, because each time is a system call (`getpid`)."""
+        return asyncio.get_running_loop()
+
     @property
     def idle(self) -> int:
         """Connections that wait for a request."""
@@ -123,7 +128,7 @@ class Pool:
         """
         assert method != "HEAD", "the answer to a HEAD has a body's headers and no body, which framing does not know"
         encoded = self._encode(request, method)
-        transfer = Transfer(call_later=self._call_later, timeouts=self._timeouts)
+        transfer = Transfer(self._loop.create_future(), self._call_later, self._timeouts)
         if self._is_closed:
             transfer.fail(Ending.REFUSED, "the pod is no longer used")
             return transfer

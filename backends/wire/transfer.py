@@ -125,8 +125,8 @@ class Transfer:
         "reused",
     )
 
-    def __init__(self, *, call_later: CallLater, timeouts: Timeouts) -> None:
-        self.opened: asyncio.Future[Head | Outcome] = asyncio.get_running_loop().create_future()
+    def __init__(self, opened: asyncio.Future[Head | Outcome], call_later: CallLater, timeouts: Timeouts) -> None:
+        self.opened = opened
         self.is_open = False
         self.is_sent = False
         self.on_carried: Callable[[bool], None] | None = None
