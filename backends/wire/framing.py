@@ -245,8 +245,8 @@ class Framing:
     def _usual(self, data: bytes) -> bytes:
         """The frames in `data`, if it is whole ones of the usual form, two or more or with the answer's end after them.
 
-        Else nothing, and `_walk` looks closer. What is compared is made by C code: of an answer that comes in one read,
-        with five chunks, 14,000 instructions less than the walk.
+        Else nothing, and `_walk` looks closer. What is compared is made by C code: for four chunks and the end 7,700
+        instructions less than the walk.
         """
         is_last = data[-5:] == _END
         frames = data[:-5] if is_last else data
