@@ -89,8 +89,10 @@ class Relay:
         # Not `in`: it takes what it looks for as a number first, and drops the TypeError; 0.2 µs.
         mark = data.find(MARK)
         if mark >= 0:
-            data = self._shown(data, mark)
-            if not data:
+            shown = self._shown(data, mark)
+            if shown is not data:
+                if shown:
+                    self._sink.write(shown)
                 return
         self._sink.write(data)
         if events == 1 and self._tries:
