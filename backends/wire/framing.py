@@ -40,7 +40,9 @@ NO_FRAME: Final[FrameHeads] = [b""] * FAST_BYTES_MAX  # no read begins so
 FrameSizes = list[tuple[bytes, int]]
 NO_SIZES: Final[FrameSizes] = [(b"", -1)] * FAST_BYTES_MAX  # no read is so long behind its size line
 
-_END: Final = b"0\r\n\r\n"
+_DONE: Final = b"e\r\ndata: [DONE]\n\n\r\n"
+_DONE_AND_END: Final = _DONE + b"0\r\n\r\n"
+_DONE_AND_END_BYTES: Final = len(_DONE_AND_END)
 _EVENT_ENDS: Final = (b"\n\n", b"\r\n\r\n", b"\r\r")
 _EVENT_END_ANYWHERE: Final = re.compile(rb"\n\n|\r\r|\n\r\n")
 _LEADING_COMMENTS: Final = re.compile(rb"(?:(?::[^\r\n]*+)?[\r\n])*+")
@@ -177,8 +179,6 @@ class Framing:
                 return b"", b""
         reading = self._reading
         if reading is _FRAMES:
-            if frames := self._usual(data):
-                return frames, b""
             return self._walk(data)
         if reading is Reading.CHUNKS:
             payload = self._decode(data)
@@ -242,32 +242,6 @@ class Framing:
 
     # The body
 
-    def _usual(self, data: bytes) -> bytes:
-        """The frames in `data`, if it is whole ones of the usual form, two or more or with the answer's end after them.
-
-        Else nothing, and `_walk` looks closer. What is compared is made by C code: for four chunks and the end 7,700
-        instructions less than the walk.
-        """
-        is_last = data[-5:] == _END
-        frames = data[:-5] if is_last else data
-        lines = frames.split(b"\r\n")  # sizes and payloads in turn, if no payload holds a CRLF
-        payloads = lines[1::2]
-        many = len(payloads)
-        if (
-            many > (not is_last)  # a single chunk's ways are learned by the walk
-            and len(lines) == 2 * many + 1
-            and [*map(_SIZE_OF.get, lines[:-1:2])] == [*map(len, payloads)]
-            and not lines[-1]
-            and frames.count(b"\n\n\r\n") == many  # each ends an event
-            and frames.count(b"\r\ndata: ") == many  # and begins with one, not with a comment
-        ):
-            self._awaits_event = False
-            if is_last:
-                self._reading = _NOTHING
-                self.is_whole = True
-            return frames
-        return b""
-
     def _walk(self, data: bytes) -> tuple[bytes, bytes]:
         """Step from chunk to chunk; give the whole ones that end events, and payload from the first other one on.
 
@@ -278,6 +252,11 @@ class Framing:
         kept: list[bytes] = []  # those before a dropped one
         payload = b""
         while at < received:
+            if received - at == _DONE_AND_END_BYTES and data[at:] == _DONE_AND_END:  # spares most answers 1.8 µs
+                at += len(_DONE)
+                self._reading = _NOTHING
+                self.is_whole = True
+                break
             # Most sizes have two digits, and seeing that takes half the time of `find`, which parses its arguments.
             line_end = at + 2
             if data[line_end : at + 4] != b"\r\n":
