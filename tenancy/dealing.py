@@ -46,7 +46,6 @@ class LedgerView(Protocol):
 
     def load(self, pod: str) -> tuple[float, int]:
         """The reserved share of the pod's KV memory, or of its slots where that is unknown, 0 to 1; and its calls."""
-        ...
 
 
 class Ranking(Protocol):
@@ -54,11 +53,9 @@ class Ranking(Protocol):
 
     def serving(self, tenant: str, model: str) -> Serving:
         """O(1), prebuilt; `ready` is the same tuple until something changes, and then `pods_changed` is called."""
-        ...
 
     def choose(self, call: Call, ready: Sequence[str], fits: Callable[[str], bool], view: LedgerView) -> str | None:
         """The best of `ready` that fits, or `None` where none does; asks `fits` for as few as it can."""
-        ...
 
 
 class Dealing:
@@ -106,9 +103,6 @@ class Dealing:
                 self._place(_pop(self._lanes_to_place), now)
             else:
                 return
-        self._forget_notes()
-
-    def _forget_notes(self) -> None:
         for noted in (self._hosts_to_offer, self._groups_to_deal, self._owners_to_serve, self._lanes_to_place):
             noted.clear()
 
@@ -314,7 +308,7 @@ class Dealing:
         if was_head:
             self.new_head(lane, now)
         if not self._queue.entries:
-            self._forget_notes()
+            self.run(now)  # which forgets what was noted for those who waited
 
     def refuse(self, ticket: Ticket, refusal: Refusal, now: float) -> None:
         self.take_out(ticket, now)
@@ -360,8 +354,7 @@ class Dealing:
         """Offer one pod to the lanes in turn, until it holds no more or must keep its room."""
         groups = self._groups_on.get(host, ())
         while not host.account.is_full():
-            lane = self._next_for(host, groups, now)
-            if lane is None:
+            if (lane := self._next_for(host, groups, now)) is None:
                 return
             self._grant_head(lane, host, now)
 
