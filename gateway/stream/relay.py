@@ -160,7 +160,8 @@ class Relay:
     def _without_hidden(self, payload: bytes) -> bytes:
         """Events among which one has usage: that is kept for the settling, and hidden from who did not ask."""
         events = [payload]
-        if payload.find(b"\n\n") != len(payload) - 2:  # more than one, or ended in another way: seldom
+        # More than one, or ended in another way: seldom.
+        if payload.find(b"\n\n") != len(payload) - 2 or payload.find(b"\r") >= 0:
             splitter = EventSplitter()
             events = [*splitter.feed(payload), splitter.rest]
         shown: list[bytes] = []

@@ -237,3 +237,35 @@ def keys_of(value: object) -> list[object]:
     if isinstance(value, dict):
         return [key for name, inner in value.items() for key in (name, *keys_of(inner))]
     return [key for inner in value for key in keys_of(inner)] if isinstance(value, list) else []
+
+
+SAID = st.sampled_from(
+    [
+        TOKEN,
+        FINISH,
+        USAGE,
+        DONE,
+        spoken("a"),
+        spoken("usage"),
+        spoken("b").replace(b"}\n", b',"usage":null}\n'),
+        spoken("c").replace(b"}\n", b',"usage":{"prompt_tokens":7,"completion_tokens":1}}\n'),
+        b'data: {"choices": [], "usage": {"prompt_tokens": 5, "completion_tokens": 3}}\n\n',
+        b'data: {"choices":[],"usage":{"prompt_tokens":5,"completion_tokens":4},"usage":null}\n\n',
+        b'data: {"usage":"none"}\n\n',
+        b"event: x\n" + USAGE,
+        USAGE.replace(b"\n", b"\r\n"),
+        b'data: {"choices":[],\ndata: "usage":{"prompt_tokens":5,"completion_tokens":6}}\n\n',
+    ]
+)
+
+
+@given(reads=st.lists(st.lists(st.lists(SAID, min_size=1, max_size=3), min_size=1, max_size=4)), shows=st.booleans())
+def test_frames_show_and_hide_what_payload_does(reads: list[list[list[bytes]]], shows: bool) -> None:
+    framed, bare = Started(shows_usage=shows), Started(shows_usage=shows)
+    for read in reads:
+        framed.relay.frames(b"".join(chunk(b"".join(events)) for events in read))
+        for events in read:
+            for event in events:
+                bare.relay.payload(event)
+    assert framed.sink.payload == bare.sink.payload
+    assert framed.relay.usage == bare.relay.usage
