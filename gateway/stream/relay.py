@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from backends.wire.transfer import NONE_ALIKE, Alike
 from gateway.stream.sink import Sink
-from gateway.stream.sse import EventSplitter, chunk, data_of, frames_of, unchunk
+from gateway.stream.sse import TEXT_NAMES, EventSplitter, chunk, data_of, frames_of, unchunk
 from gateway.stream.usage import MARK, has_usage, usage_of, without_usage
 from tenancy.call import Usage
 
@@ -26,7 +26,7 @@ _REASON = re.compile(rb'"finish_reason": ?"')
 _END = re.compile(rb'"finish_reason": ?"|data:\[DONE\]')
 
 # An event's text, as the only member of its delta that grows. Not one that is empty: often another member has the text.
-_TEXT = re.compile(rb'"(?:content|text|reasoning|reasoning_content)": ?"([^"\\]+)"(?! ?:)')
+_TEXT = re.compile(rb'"(?:%b)": ?"([^"\\]+)"(?! ?:)' % TEXT_NAMES)
 _TRIES: Final = 8  # to find a form that fits, before the events of an answer count as all different
 
 

@@ -11,6 +11,9 @@ from collections.abc import Iterator
 
 HEARTBEAT = b": hb\n"
 
+TEXT_NAMES = b"content|text|reasoning_content|reasoning"
+"""Under which names an event carries a piece of generated text, as alternatives of a pattern."""
+
 # A blank line: two line ends in a row, each of the three that the standard knows. A CR that may be half of a CRLF waits
 # for the next byte, so that no lone LF is left to begin the next event; in CR-only streams nothing waits.
 _END = re.compile(rb"(?:\r\n|\n)(?:\r\n|\n|\r(?=[^\n]))|\r\r|\r(?!\n)\n")

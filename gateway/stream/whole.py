@@ -16,17 +16,15 @@ from typing import Any
 
 import msgspec
 
-from gateway.stream.sse import EventSplitter, data_of, frames_of, unchunk
+from gateway.stream.sse import TEXT_NAMES, EventSplitter, data_of, frames_of, unchunk
 from gateway.stream.usage import usage_of
 from tenancy.call import Kind, Usage
 
 MAX_BYTES = 128 * 1024 * 1024
 
 _LF = 0x0A
-_TEXTS = frozenset({"content", "text", "reasoning_content", "reasoning"})
-_TEXT = re.compile(
-    rb'"(?:content|text|reasoning_content|reasoning)"[ \t]*:[ \t]*("[^"\\]*+(?:\\.[^"\\]*+)*+")',
-)
+_TEXTS = frozenset(TEXT_NAMES.decode().split("|"))
+_TEXT = re.compile(rb'"(?:%b)"[ \t]*:[ \t]*("[^"\\]*+(?:\\.[^"\\]*+)*+")' % TEXT_NAMES)
 _text_of = msgspec.json.Decoder(str).decode
 
 
