@@ -268,17 +268,7 @@ async def test_a_token_costs_two_calls() -> None:
     taker = Taker()
     transfer, line, _ = await world.stream(taker)
     frame = chunk(token("b"))
-    calls: list[str] = []
-
-    def note(frame: FrameType, event: str, _argument: Any) -> None:
-        if event == "call":
-            calls.append(frame.f_code.co_qualname)
-
-    sys.setprofile(note)
-    try:
-        line.protocol.data_received(frame)
-    finally:
-        sys.setprofile(None)
+    calls = called(lambda: line.protocol.data_received(frame))
     assert calls[:3] == ["Connection.data_received", "Transfer.note", "Taker.frames"]
     assert not [call for call in calls if call.startswith(("Framing", "Connection._"))]
     assert transfer.pieces == 2
@@ -291,21 +281,11 @@ async def test_a_token_of_a_form_that_is_known_costs_one_call() -> None:
     transfer, line, _ = await world.stream(taker)
     written: list[bytes] = []
     transfer.pass_alike(form_of(token("a"), b"a", written.append))
-    calls: list[str] = []
-
-    def note(frame: FrameType, event: str, _argument: Any) -> None:
-        if event == "call":
-            calls.append(frame.f_code.co_qualname)
-
-    sys.setprofile(note)
-    try:
-        line.protocol.data_received(chunk(token("b")))
-    finally:
-        sys.setprofile(None)
-    assert [call for call in calls if call.startswith(("Framing", "Transfer", "Connection", "Taker"))] == [
-        "Connection.data_received"
-    ]
-    assert written == [chunk(token("b"))]
+    frame = chunk(token("b"))
+    calls = called(lambda: line.protocol.data_received(frame))
+    assert calls[0] == "Connection.data_received"
+    assert not [call for call in calls[1:] if call.startswith(("Framing", "Transfer", "Connection", "Taker"))]
+    assert written == [frame]
     assert (transfer.pieces, transfer.alike) == (2, 1)
     assert len(taker.pieces) == 1
 
@@ -398,6 +378,22 @@ async def test_what_goes_past_the_receiver_is_one_chunk_that_ends_as_the_form_do
         assert payload.startswith(b"data: {")
         assert payload.endswith(b'"}\n\n')
         assert b'"' not in payload[7:-4]
+
+
+def called(act: Callable[[], object]) -> list[str]:
+    """The functions of ours that are called in `act`."""
+    calls: list[str] = []
+
+    def note(frame: FrameType, event: str, _argument: Any) -> None:
+        if event == "call":
+            calls.append(frame.f_code.co_qualname)
+
+    sys.setprofile(note)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return [call for call in calls if "<lambda>" not in call]
 
 
 def form_of(event: bytes, text: bytes, write: Callable[[bytes], None]) -> Alike:
