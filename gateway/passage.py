@@ -24,6 +24,10 @@ _STREAM_HEADERS = (
     (b"x-accel-buffering", b"no"),  # nginx in front would hold events back
 )
 
+_Names = tuple[bytes, bytes, bytes]
+_REQUESTS: _Names = (b"x-ratelimit-limit-requests", b"x-ratelimit-remaining-requests", b"x-ratelimit-reset-requests")
+_TOKENS: _Names = (b"x-ratelimit-limit-tokens", b"x-ratelimit-remaining-tokens", b"x-ratelimit-reset-tokens")
+
 
 class Patience(NamedTuple):
     """After how much silence a waiting client gets the head of its stream, and a stream a heartbeat."""
@@ -105,15 +109,9 @@ class Passage:
         headers = [(b"x-request-id", self.call.id.encode())]
         rates = self.rates
         if rates is not None and rates.limit_requests is not None:
-            left, seconds = rates.remaining_requests or 0, rates.reset_requests_seconds or 0.0
-            headers.append((b"x-ratelimit-limit-requests", b"%d" % rates.limit_requests))
-            headers.append((b"x-ratelimit-remaining-requests", b"%d" % left))
-            headers.append((b"x-ratelimit-reset-requests", b"%dms" % int(seconds * 1000 + 0.5)))
+            headers += _rate(_REQUESTS, rates.limit_requests, rates.remaining_requests, rates.reset_requests_seconds)
         if rates is not None and rates.limit_tokens is not None:
-            left, seconds = rates.remaining_tokens or 0, rates.reset_tokens_seconds or 0.0
-            headers.append((b"x-ratelimit-limit-tokens", b"%d" % rates.limit_tokens))
-            headers.append((b"x-ratelimit-remaining-tokens", b"%d" % left))
-            headers.append((b"x-ratelimit-reset-tokens", b"%dms" % int(seconds * 1000 + 0.5)))
+            headers += _rate(_TOKENS, rates.limit_tokens, rates.remaining_tokens, rates.reset_tokens_seconds)
         return headers
 
     def early_head(self) -> Headers:
@@ -133,3 +131,12 @@ class Passage:
         """The head of a stream that comes from `pod`, asked for when its first event is there."""
         self.is_flowing = True
         return [*self.head(pod, self.record.attempts + 1), *_STREAM_HEADERS]
+
+
+def _rate(names: _Names, limit: int, remaining: int | None, reset_seconds: float | None) -> Headers:
+    limit_name, remaining_name, reset_name = names
+    return (
+        (limit_name, b"%d" % limit),
+        (remaining_name, b"%d" % (remaining or 0)),
+        (reset_name, b"%dms" % int((reset_seconds or 0.0) * 1000 + 0.5)),
+    )
